@@ -1,0 +1,110 @@
+package bypass
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+)
+
+// mailbox is an unbounded queue of work for one goroutine. Whoever posts from the
+// network or the packet path bounds it by itself (see loop.admit).
+type mailbox struct {
+	mu     sync.Mutex
+	jobs   []func()
+	wake   chan struct{} // capacity 1
+	closed bool
+}
+
+func newMailbox() *mailbox { return &mailbox{wake: make(chan struct{}, 1)} }
+
+// post queues job; false after close.
+func (b *mailbox) post(job func()) bool {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	b.jobs = append(b.jobs, job)
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// take removes all jobs, in order.
+func (b *mailbox) take() []func() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	jobs := b.jobs
+	b.jobs = nil
+	return jobs
+}
+
+// close refuses further jobs; those queued can still be taken.
+func (b *mailbox) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+}
+
+// drainUntil runs jobs one after the other until ctx ends: a worker for calls that
+// block, so that the loop never does.
+func (b *mailbox) drainUntil(ctx context.Context) {
+	for {
+		for _, job := range b.take() {
+			job()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.wake:
+		}
+	}
+}
+
+// timers is a heap of callbacks by time. A callback checks by itself whether it is
+// still wanted: nothing is ever removed early.
+type timers []timer
+
+type timer struct {
+	at time.Time
+	f  func()
+}
+
+func (t timers) Len() int           { return len(t) }
+func (t timers) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
+func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
+
+// Push and Pop serve container/heap.
+func (t *timers) Push(x any) { *t = append(*t, x.(timer)) }
+
+// Pop serves container/heap.
+func (t *timers) Pop() any {
+	old := *t
+	last := old[len(old)-1]
+	old[len(old)-1] = timer{}
+	*t = old[:len(old)-1]
+	return last
+}
+
+func (t *timers) add(at time.Time, f func()) { heap.Push(t, timer{at, f}) }
+
+// due takes the callbacks whose time has come.
+func (t *timers) due(now time.Time) []func() {
+	var fs []func()
+	for len(*t) > 0 && !(*t)[0].at.After(now) {
+		fs = append(fs, heap.Pop(t).(timer).f)
+	}
+	return fs
+}
+
+// next is when the earliest callback is due.
+func (t timers) next() (time.Time, bool) {
+	if len(t) == 0 {
+		return time.Time{}, false
+	}
+	return t[0].at, true
+}

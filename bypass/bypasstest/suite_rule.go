@@ -1,0 +1,239 @@
+package bypasstest
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/tap"
+)
+
+func sortStats(list []bypass.RuleStat) {
+	slices.SortFunc(list, func(a, b bypass.RuleStat) int {
+		return cmp.Or(cmp.Compare(a.Epoch, b.Epoch),
+			cmp.Compare(a.Rule.Direction, b.Rule.Direction), cmp.Compare(a.Rule.ID, b.Rule.ID))
+	})
+}
+
+func ruleCases() []datapathCase {
+	return []datapathCase{
+		{"a removed rule forwards no more", func(e *env) {
+			e.bypassed(lease(long, long))
+			e.apply(bypass.Change{Remove: []bypass.Rule{e.out()}})
+			e.plain(WorkloadA, sent())
+			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.apply(bypass.Change{Remove: []bypass.Rule{e.in()}})
+			e.swallowed(arriving())
+			require.Empty(e.t, e.rules())
+		}},
+		{"additions and removals are idempotent", func(e *env) {
+			c := bypass.Change{Leases: []bypass.Lease{lease(long, long)}, Add: []bypass.Rule{e.out(), e.in()}}
+			e.apply(c)
+			e.apply(c)
+			require.Len(e.t, e.rules(), 2)
+			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.apply(bypass.Change{Remove: c.Add})
+			e.apply(bypass.Change{Remove: c.Add})
+			e.plain(WorkloadA, sent())
+			e.noEvent()
+		}},
+		{"additions come before removals", caseReplace},
+		{"a change is atomic", caseAtomic},
+		{"a rule may get another match", caseMove},
+		{"UDP is rewritten too, without a checksum as well", caseUDP},
+		{"an idle outbound rule goes with an event", func(e *env) {
+			r := e.out()
+			r.Idle = time.Second
+			in := e.in()
+			in.Idle = time.Second
+			e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, long)}, Add: []bypass.Rule{r, in}})
+			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			idle, ok := e.event().(bypass.RuleIdle)
+			require.True(e.t, ok)
+			require.EqualValues(e.t, 1, idle.ID)
+			require.EqualValues(e.t, 1, idle.Packets)
+			require.EqualValues(e.t, len(sent().Frame()), idle.Bytes)
+			e.pass(3 * time.Second)
+			e.noEvent()
+			require.Empty(e.t, e.rules())
+			e.plain(WorkloadA, sent())
+		}},
+		{"rules are listed with their counters", func(e *env) {
+			r := e.out()
+			r.Idle = time.Minute
+			e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, long)}, Add: []bypass.Rule{r, e.in()}})
+			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.b.Settle()
+			in := e.in()
+			in.Peer = 0
+			n := uint64(2 * len(sent().Frame()))
+			require.Equal(e.t, []bypass.RuleStat{
+				{Epoch: epoch, Rule: r, Packets: 2, Bytes: n},
+				{Epoch: epoch, Rule: in},
+			}, e.rules())
+		}},
+		{"rules of an earlier epoch are listed and can be removed", caseEarlier},
+		{"a rule that somebody deletes is reported", func(e *env) {
+			e.bypassed(lease(long, long))
+			e.b.Delete(epoch, bypass.Inbound, 2)
+			require.Equal(e.t, bypass.RuleLost{ID: 2, Direction: bypass.Inbound}, e.event())
+			e.b.Delete(epoch, bypass.Outbound, 1)
+			require.Equal(e.t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, e.event())
+			e.apply(bypass.Change{Remove: []bypass.Rule{e.in(), e.out()}})
+			e.noEvent()
+		}},
+		{"a rule that we remove is not", func(e *env) {
+			e.bypassed(lease(long, long))
+			e.apply(bypass.Change{Remove: []bypass.Rule{e.out(), e.in()}})
+			e.noEvent()
+		}},
+	}
+}
+
+// caseReplace gives a flow another pair of ports in one step: the new rule has the
+// old one's match, and must survive its removal.
+func caseReplace(e *env) {
+	e.bypassed(lease(long, long))
+	next := e.out()
+	next.ID, next.Local = 9, netip.AddrPortFrom(underLocal, 0xf777)
+	e.apply(bypass.Change{Add: []bypass.Rule{next}, Remove: []bypass.Rule{e.out()}})
+	want := e.onWire()
+	want.Flow.Src = next.Local
+	e.expect(WorkloadA, sent(), Uplink, want)
+	require.Len(e.t, e.rules(), 2)
+	e.noEvent()
+}
+
+// caseAtomic: one rule that cannot be takes the whole change with it.
+func caseAtomic(e *env) {
+	bad := e.out()
+	bad.ID, bad.Hop = 3, 4711
+	bad.Flow.Src = netip.AddrPortFrom(workloadIP[0], 41111)
+	c := bypass.Change{Leases: []bypass.Lease{lease(long, long)}, Add: []bypass.Rule{e.in(), e.out(), bad}}
+	err := e.dp.Apply(e.t.Context(), c)
+	require.Error(e.t, err)
+	require.NotErrorIs(e.t, err, bypass.ErrUnconfirmed)
+	require.NotErrorIs(e.t, err, bypass.ErrSwitchDown)
+	e.b.Settle()
+	require.Empty(e.t, e.rules())
+	e.apply(bypass.Change{Add: []bypass.Rule{e.out()}})
+	e.plain(WorkloadA, sent()) // the lease has not been made either
+	e.noEvent()
+}
+
+// caseMove: the same ID with another match is the same rule.
+func caseMove(e *env) {
+	e.bypassed(lease(long, long))
+	r := e.out()
+	r.Flow.Src = netip.AddrPortFrom(workloadIP[0], 40001)
+	e.apply(bypass.Change{Add: []bypass.Rule{r}})
+	e.plain(WorkloadA, sent())
+	p := sent()
+	p.Flow = r.Flow
+	e.expect(WorkloadA, p, Uplink, e.onWire())
+	require.Len(e.t, e.rules(), 2)
+	e.noEvent()
+}
+
+func caseUDP(e *env) {
+	l := lease(long, long)
+	l.Proto = bypass.UDP
+	out, in := e.out(), e.in()
+	out.Flow.Proto, in.Flow.Proto = bypass.UDP, bypass.UDP
+	e.apply(bypass.Change{Leases: []bypass.Lease{l}, Add: []bypass.Rule{out, in}})
+	udp := func(p Packet) Packet {
+		p.Flow.Proto = bypass.UDP
+		return p
+	}
+	e.expect(WorkloadA, udp(sent()), Uplink, udp(e.onWire()))
+	e.expect(Uplink, udp(arriving()), WorkloadA, udp(delivered()))
+
+	frame := udp(sent()).Frame()
+	frame[ethLen+ipLen+6], frame[ethLen+ipLen+7] = 0, 0
+	e.b.Send(WorkloadA, frame)
+	got := e.b.Recv(Uplink, patience)
+	require.NotNil(e.t, got)
+	require.Zero(e.t, got[ethLen+ipLen+6])
+	require.Zero(e.t, got[ethLen+ipLen+7])
+}
+
+// caseEarlier: what an earlier run left can be told and be removed with nothing but
+// what Rules says.
+func caseEarlier(e *env) {
+	e.bypassed(lease(long, long))
+	require.NoError(e.t, e.dp.Close())
+	e.dp, e.events = e.open()
+	b := e.base()
+	b.Epoch = epoch + 1
+	e.set(b)
+	old := e.rules()
+	require.Len(e.t, old, 2)
+	local, remote := pair()
+	for i, id := range []uint32{1, 2} {
+		require.EqualValues(e.t, epoch, old[i].Epoch)
+		require.Equal(e.t, id, old[i].Rule.ID)
+		require.Equal(e.t, local, old[i].Rule.Local)
+		require.Equal(e.t, remote, old[i].Rule.Remote)
+	}
+	e.apply(bypass.Change{Remove: []bypass.Rule{old[0].Rule, old[1].Rule}})
+	require.Empty(e.t, e.rules())
+	e.plain(WorkloadA, sent())
+	e.noEvent()
+}
+
+func matchCases() []datapathCase {
+	with := func(p Packet, change func(*Packet)) Packet {
+		change(&p)
+		return p
+	}
+	port := func(p Packet, src, dst uint16) Packet {
+		p.Flow.Src = netip.AddrPortFrom(p.Flow.Src.Addr(), src)
+		p.Flow.Dst = netip.AddrPortFrom(p.Flow.Dst.Addr(), dst)
+		return p
+	}
+	var cases []datapathCase
+	outbound := func(name string, from End, p Packet) {
+		cases = append(cases, datapathCase{"stays on the overlay: " + name, func(e *env) {
+			e.bypassed(lease(long, long))
+			e.plain(from, p)
+		}})
+	}
+	outbound("another source MAC", WorkloadA, with(sent(), func(p *Packet) { p.SrcMAC = workloadMAC[1] }))
+	outbound("another destination MAC", WorkloadA, with(sent(), func(p *Packet) { p.DstMAC = tap.MAC{2, 3, 4, 5, 6, 7} }))
+	outbound("another port of the switch", WorkloadB, sent())
+	outbound("a first fragment", WorkloadA, with(sent(), func(p *Packet) { p.More = true }))
+	outbound("another source port", WorkloadA, port(sent(), 40001, 80))
+	outbound("another destination port", WorkloadA, port(sent(), 40000, 81))
+	outbound("another protocol", WorkloadA, with(sent(), func(p *Packet) { p.Flow.Proto = bypass.UDP }))
+	outbound("the other direction", WorkloadA, with(sent(), func(p *Packet) { p.Flow = p.Flow.Reverse() }))
+
+	inbound := func(name string, p Packet) {
+		cases = append(cases, datapathCase{"does not come in: " + name, func(e *env) {
+			e.set(e.guarded())
+			e.bypassed(lease(long, long))
+			e.swallowed(p)
+		}})
+	}
+	inbound("a VLAN tag", with(arriving(), func(p *Packet) { p.VLAN = 5 }))
+	inbound("another source port", port(arriving(), 0xf457, 0xf123))
+	inbound("another destination port", port(arriving(), 0xf456, 0xf124))
+	inbound("another protocol", with(arriving(), func(p *Packet) { p.Flow.Proto = bypass.UDP }))
+	return append(cases,
+		datapathCase{"does not leave: a VLAN tag", func(e *env) {
+			e.bypassed(lease(long, long))
+			// An access port drops it, another one takes it to the overlay.
+			e.b.Send(WorkloadA, with(sent(), func(p *Packet) { p.VLAN = 5 }).Frame())
+			e.none(Uplink, "a tagged frame has left by the uplink")
+		}},
+		datapathCase{"does not come in: a first fragment", func(e *env) {
+			e.bypassed(lease(long, long))
+			// It has no ports to match: it is the host's like all fragments.
+			e.swallowed(with(arriving(), func(p *Packet) { p.More = true }))
+			require.NotNil(e.t, e.b.Recv(Stack, patience))
+		}})
+}

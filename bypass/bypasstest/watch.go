@@ -1,0 +1,142 @@
+package bypasstest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+)
+
+// Watch returns nil when ctx ends and an error that is net.ErrClosed when the
+// Datapath is closed.
+func (c *conn) Watch(ctx context.Context, f func(bypass.Event)) error {
+	w := &watcher{more: make(chan struct{}, 1)}
+	c.s.mu.Lock()
+	if c.closed {
+		c.s.mu.Unlock()
+		return errClosed()
+	}
+	c.watchers[w] = true
+	if !c.s.down {
+		w.push(bypass.DatapathUp{Fresh: true})
+	}
+	c.s.mu.Unlock()
+	defer func() {
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		delete(c.watchers, w)
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.done:
+			return errClosed()
+		case <-w.more:
+		}
+		c.s.mu.Lock()
+		events := w.queue
+		w.queue = nil
+		c.s.mu.Unlock()
+		for _, e := range events {
+			if ctx.Err() != nil {
+				return nil
+			}
+			f(e)
+		}
+	}
+}
+
+// push queues e. The first event of a watcher must be DatapathUp: what comes before
+// it is dropped.
+func (w *watcher) push(e bypass.Event) {
+	w.queue = append(w.queue, e)
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
+}
+
+// emitLocked tells all connections, each watcher with a frame of its own.
+func (s *Switch) emitLocked(e bypass.Event) {
+	for c := range s.conns {
+		c.emitLocked(e)
+	}
+}
+
+// emitEpochLocked tells the connections whose epoch it is.
+func (s *Switch) emitEpochLocked(epoch uint16, e bypass.Event) {
+	for c := range s.conns {
+		if c.set && c.epoch == epoch {
+			c.emitLocked(e)
+		}
+	}
+}
+
+func (c *conn) emitLocked(e bypass.Event) {
+	switch e.(type) {
+	case bypass.DatapathUp, bypass.DatapathDown:
+	default:
+		if c.s.down {
+			return // nobody to tell, and nobody tells it later
+		}
+	}
+	for w := range c.watchers {
+		if in, ok := e.(bypass.PacketIn); ok {
+			in.Frame = bytes.Clone(in.Frame)
+			e = in
+		}
+		w.push(e)
+	}
+}
+
+// armLocked starts the timer that ends r when its time is over.
+func (s *Switch) armLocked(r *rule) {
+	if d, ok := r.left(time.Now()); ok {
+		r.timer = time.AfterFunc(d, func() { s.expire(r) })
+	}
+}
+
+// left is how long r has still to live if it is not hit; false = for ever.
+func (r *rule) left(now time.Time) (d time.Duration, ok bool) {
+	if r.Idle > 0 {
+		d, ok = r.lastHit.Add(r.Idle).Sub(now), true
+	}
+	if hard := r.hardEnd.Sub(now); !r.hardEnd.IsZero() && (!ok || hard < d) {
+		d, ok = hard, true
+	}
+	return d, ok
+}
+
+// expire ends r if its time is over, or looks again when it may be.
+func (s *Switch) expire(r *rule) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rules[r.key()] != r {
+		return
+	}
+	if d, _ := r.left(time.Now()); d > 0 {
+		r.timer = time.AfterFunc(d, func() { s.expire(r) })
+		return
+	}
+	s.tables.drop(r)
+	s.changedLocked()
+	if r.Direction == bypass.Outbound {
+		s.emitEpochLocked(r.epoch, bypass.RuleIdle{ID: r.ID, Packets: r.packets, Bytes: r.bytes})
+	}
+}
+
+// sortedRules lists the rules in a fixed order, so that events come in one.
+func (t *tables) sortedRules() []*rule {
+	list := make([]*rule, 0, len(t.rules))
+	for _, r := range t.rules {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b *rule) int {
+		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.ID, b.ID))
+	})
+	return list
+}

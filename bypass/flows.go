@@ -1,0 +1,391 @@
+package bypass
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/viasnet/vias/overlay"
+)
+
+// entry is one flow that the loop knows: its transaction, and when to try again.
+type entry struct {
+	key     flowKey
+	flow    Flow // Src is the local workload
+	peer    *peer
+	t       txn
+	verdict Verdict
+	wanted  bool // asked for, and waiting for a proof or for retryAt
+	fails   int  // in a row
+	retryAt time.Time
+	changed time.Time
+	shown   Status
+}
+
+// forgetAfter is how long the reason of a flow that is on the overlay is kept.
+const forgetAfter = 2 * time.Minute
+
+// maxFlows bounds the flows that a Member makes the loop remember.
+const maxFlows = 1 << 17
+
+func (l *loop) entry(m *Member, f Flow) *entry {
+	k := flowKey{m, f.Canonical()}
+	e := l.flows[k]
+	if e == nil {
+		e = &entry{key: k, flow: f}
+		l.flows[k] = e
+	}
+	return e
+}
+
+func (l *loop) forget(e *entry) {
+	delete(l.flows, e.key)
+	e.key.member.unpublish(e.flow)
+}
+
+// request is the Network asking for a flow.
+func (l *loop) request(m *Member, f Flow, v Verdict, now time.Time) {
+	if !l.members[m] {
+		return
+	}
+	if l.flows[flowKey{m, f.Canonical()}] == nil && len(l.flows) >= maxFlows {
+		return
+	}
+	e := l.entry(m, f)
+	e.verdict = v.normal()
+	if e.t.phase != phaseOverlay {
+		return
+	}
+	e.wanted = true
+	if now.Before(e.retryAt) {
+		return
+	}
+	l.begins(e, now)
+}
+
+// begins starts a wanted flow's transaction, or says why not yet.
+func (l *loop) begins(e *entry, now time.Time) {
+	if e.t.phase != phaseOverlay || now.Before(e.retryAt) {
+		return
+	}
+	ends, ok := e.key.member.cfg.Resolve(e.flow)
+	if !ok {
+		l.unable(e, ReasonNoPeer, now)
+		return
+	}
+	p := l.peer(e.key.member, ends.Peer)
+	e.peer = p
+	if !l.allows(p.member, e.flow, ends, true).Bypass { // it may have changed since the Network asked
+		e.wanted = false
+		l.unable(e, ReasonPolicy, now)
+		return
+	}
+	if r := l.usable(p); r != ReasonNone {
+		l.unable(e, r, now)
+		return
+	}
+	e.wanted = false
+	id := l.ruleID()
+	e.t = txn{
+		id: randomUint64(), flow: e.flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
+		tuple: tuple{e.flow.Proto, netip.AddrPortFrom(p.pair.Local, l.ports.propose()), netip.AddrPortFrom(p.pair.Remote, 0)},
+	}
+	l.byRule[id], l.byTxn[txnKey{p, e.t.id}] = e, e
+	l.step(e, input{event: evStart}, now)
+}
+
+// allows asks the Network's policy as it is now.
+func (l *loop) allows(m *Member, f Flow, ends Ends, initiator bool) Verdict {
+	policy := m.policyNow()
+	if policy == nil {
+		return Verdict{}
+	}
+	return policy(Request{Flow: f, Network: m.cfg.Network, Peer: ends.Peer, LocalTag: ends.LocalTag,
+		PeerTag: ends.RemoteTag, Initiator: initiator})
+}
+
+// usable tells why no flow to p can start.
+func (l *loop) usable(p *peer) Reason {
+	switch {
+	case !l.up:
+		return ReasonSwitchDown
+	case !p.linked:
+		return ReasonLinkDown
+	case !p.proof.fresh():
+		r, _ := p.pathReason()
+		return r
+	case p.proof.mtu < p.member.cfg.MTU:
+		return ReasonMTU
+	}
+	return ReasonNone
+}
+
+// unable keeps a flow waiting, with the reason.
+func (l *loop) unable(e *entry, r Reason, now time.Time) {
+	e.t.reason = r
+	l.publish(e, now)
+}
+
+// step runs the transaction's next step and does what it asks for.
+func (l *loop) step(e *entry, in input, now time.Time) {
+	before, deadline := e.t.phase, e.t.deadline
+	next, acts := step(e.t, in, now, l.limits)
+	e.t = next
+	l.account(e, before, now)
+	for _, a := range acts {
+		switch a := a.(type) {
+		case send:
+			if !l.sendFlow(e, a.kind) && a.kind == msgOffer {
+				in := input{event: evLeave, reason: ReasonLinkDown}
+				l.box.post(func() { l.step(e, in, time.Now()) })
+			}
+		case apply:
+			l.applyFlow(e, a.change, now)
+		case free:
+			l.ports.free(a.tuple, now)
+		}
+	}
+	if d := e.t.deadline; !d.IsZero() && !d.Equal(deadline) {
+		l.timers.add(d, func() {
+			if e.t.deadline.Equal(d) {
+				l.step(e, input{event: evDeadline}, time.Now())
+			}
+		})
+	}
+	l.publish(e, now)
+	if before != phaseOverlay && e.t.phase == phaseOverlay {
+		e.peer.member.settled()
+	}
+}
+
+// account keeps the books that hang on a flow's phase.
+func (l *loop) account(e *entry, before phase, now time.Time) {
+	p, proto := e.peer, e.flow.Proto
+	switch {
+	case before == phaseOverlay && e.t.phase != phaseOverlay:
+		p.live[proto]++
+		p.proof.hurry(now)
+		l.armProof(p)
+	case before != phaseOverlay && e.t.phase == phaseOverlay:
+		p.live[proto]--
+		delete(l.byRule, e.t.rule)
+		delete(l.byTxn, txnKey{p, e.t.id})
+		e.retryAt = now.Add(l.backoff(e))
+		if p.proof.phase == proofFailed || p.proof.phase == proofNone {
+			l.kick(p, now)
+		}
+	}
+	if e.t.phase == phaseActive {
+		e.fails = 0
+	}
+}
+
+// backoff is how long a flow that came back to the overlay stays there.
+func (l *loop) backoff(e *entry) time.Duration {
+	switch e.t.reason {
+	case ReasonPolicy, ReasonIdle, ReasonGlare, ReasonDetached, ReasonShutdown:
+		return 0 // whoever asks again has a new reason to
+	case ReasonPeerPolicy:
+		e.fails = min(e.fails, 3)
+	}
+	e.fails++
+	return min(time.Second<<min(e.fails-1, 6), time.Minute)
+}
+
+func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
+	noted := func(error) {}
+	if len(c.Add) > 0 && e.peer.leasedUntil.Sub(now) < l.cfg.Lease/2 {
+		c.Leases = l.leases(e.peer)
+		noted = l.leased(e.peer, c, now)
+	}
+	l.enqueue(c, func(err error) {
+		noted(err)
+		in := input{event: evApplied}
+		if err != nil {
+			in.event = evFailed
+			if errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrSwitchDown) {
+				in.event = evUnsure
+			} else {
+				l.log.Warn("bypass: the switch refused a change", "flow", e.flow.String(), "err", err)
+			}
+		}
+		l.step(e, in, time.Now())
+	})
+}
+
+func switchReason(err error) Reason {
+	if errors.Is(err, ErrSwitchDown) || errors.Is(err, ErrUnconfirmed) {
+		return ReasonSwitchDown
+	}
+	return ReasonSwitch
+}
+
+// sendFlow fills in and sends a message of e's transaction.
+func (l *loop) sendFlow(e *entry, k kind) bool {
+	t := &e.t
+	m := message{Kind: k, ID: t.id, Reason: t.reason}
+	if k == msgOffer || k == msgAccept {
+		m.Proto, m.Src, m.Dst = t.flow.Proto, t.flow.Src, t.flow.Dst
+		m.SrcMAC, m.DstMAC = t.ends.LocalMAC, t.ends.RemoteMAC
+		m.Local, m.Remote, m.Proof = t.tuple.local, t.tuple.remote, t.proof
+	}
+	return l.send(e.peer, m)
+}
+
+// receive takes a control message from a peer.
+func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time) {
+	if !l.members[mem] {
+		return
+	}
+	m, err := l.codec.decode(b)
+	if err != nil {
+		l.log.Warn("bypass: message from peer refused", "peer", from.Short(), "err", err)
+		return
+	}
+	p := l.peer(mem, from)
+	if m.Epoch == 0 || (m.PeerEpoch != 0 && m.PeerEpoch != l.epoch) {
+		return // meant for an earlier run of ours
+	}
+	if m.Epoch != p.epoch {
+		l.reset(p, m.Epoch, now)
+	}
+	switch m.Kind {
+	case msgOffer:
+		l.offered(p, m, now)
+	case msgAccept, msgConfirm, msgDone, msgReject, msgClose, msgCloseAck:
+		l.onFlowMessage(p, m, now)
+	default:
+		l.onProofMessage(p, m, now)
+	}
+}
+
+// onFlowMessage goes to the transaction that it names, if it is this peer's.
+func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
+	e := l.byTxn[txnKey{p, m.ID}]
+	if e == nil {
+		if m.Kind == msgClose { // we have nothing of it: our outbound is off
+			l.send(p, message{Kind: msgCloseAck, ID: m.ID})
+		}
+		return
+	}
+	in := input{reason: m.Reason}
+	switch m.Kind {
+	case msgAccept:
+		in.event, in.tuple = evAccept, tuple{e.flow.Proto, m.Remote, m.Local}
+		t := e.t.tuple
+		if e.t.phase == phaseOffered && (in.tuple.local != t.local || m.Local.Addr() != t.remote.Addr() ||
+			!l.ports.flowPort(m.Local.Port()) || !l.ports.take(in.tuple, now)) {
+			in = input{event: evLeave, reason: ReasonPorts}
+		}
+	case msgConfirm:
+		in.event = evConfirm
+	case msgDone:
+		in.event = evDone
+	case msgReject:
+		in.event, in.reason = evReject, peersReason(m.Reason)
+	case msgClose:
+		in.event, in.reason = evClose, closeReason(m.Reason)
+	case msgCloseAck:
+		in.event = evCloseAck
+	}
+	l.step(e, in, now)
+}
+
+// peersReason is what the peer's reason means to us.
+func peersReason(r Reason) Reason {
+	switch r {
+	case ReasonPolicy:
+		return ReasonPeerPolicy
+	case ReasonNone, ReasonSwitch, ReasonSwitchDown:
+		return ReasonPeerFailed
+	}
+	return r
+}
+
+func closeReason(r Reason) Reason {
+	switch r {
+	case ReasonPolicy, ReasonIdle:
+		return peersReason(r)
+	}
+	return ReasonPeerClosed
+}
+
+// offered answers a peer's Offer: everything in it is checked against what we know.
+func (l *loop) offered(p *peer, m message, now time.Time) {
+	flow := Flow{m.Proto, m.Dst, m.Src}
+	e, r := l.consider(p, flow, m, now)
+	if r != ReasonNone {
+		l.send(p, message{Kind: msgReject, ID: m.ID, Reason: r})
+		return
+	}
+	port, ok := l.ports.pick(flow.Proto, p.pair.Local, m.Local, now)
+	if !ok {
+		l.send(p, message{Kind: msgReject, ID: m.ID, Reason: ReasonPorts})
+		return
+	}
+	ends, _ := p.member.cfg.Resolve(flow)
+	id := l.ruleID()
+	e.peer, e.wanted = p, false
+	e.t = txn{
+		id: m.ID, flow: flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
+		tuple: tuple{flow.Proto, netip.AddrPortFrom(p.pair.Local, port), m.Local},
+	}
+	l.byRule[id], l.byTxn[txnKey{p, e.t.id}] = e, e
+	l.step(e, input{event: evOffer}, now)
+}
+
+// consider says why an Offer cannot be taken.
+func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, Reason) {
+	ends, ok := p.member.cfg.Resolve(flow)
+	if !ok || ends.Peer != p.id || ends.LocalMAC != m.DstMAC || ends.RemoteMAC != m.SrcMAC {
+		return nil, ReasonDetached
+	}
+	v := l.allows(p.member, flow, ends, false)
+	if !v.Bypass {
+		return nil, ReasonPolicy
+	}
+	if r := l.usable(p); r != ReasonNone {
+		return nil, r
+	}
+	if m.Proof != p.proof.round || m.Local.Addr() != p.pair.Remote || m.Remote.Addr() != p.pair.Local {
+		return nil, ReasonProving
+	}
+	if !l.ports.flowPort(m.Local.Port()) {
+		return nil, ReasonPorts
+	}
+	if l.flows[flowKey{p.member, flow.Canonical()}] == nil && len(l.flows) >= maxFlows {
+		return nil, ReasonPorts
+	}
+	e := l.entry(p.member, flow)
+	switch {
+	case e.t.phase == phaseOverlay:
+	case e.t.phase == phaseOffered && p.member.cfg.Self.Compare(p.id) > 0: // the lower PeerID's offer wins
+		l.step(e, input{event: evReject, reason: ReasonGlare}, now)
+	case e.t.phase == phaseOffered:
+		return nil, ReasonGlare
+	default: // an earlier bypass of this flow is still here
+		return nil, ReasonBackoff
+	}
+	e.verdict = v.normal()
+	return e, ReasonNone
+}
+
+// publish tells the Network when what it can see of a flow has changed.
+func (l *loop) publish(e *entry, now time.Time) {
+	s := Status{Flow: e.flow, State: e.t.phase.state(), Reason: e.t.reason, RetryAt: e.retryAt}
+	if e.peer != nil {
+		s.Peer = e.peer.id
+	}
+	if e.t.phase != phaseOverlay && e.t.tuple.remote.Port() != 0 {
+		s.Local, s.Remote = e.t.tuple.local, e.t.tuple.remote
+	}
+	s.Since = e.shown.Since
+	if s == e.shown {
+		return
+	}
+	if s.State != e.shown.State || s.Reason != e.shown.Reason || e.changed.IsZero() {
+		s.Since = now
+	}
+	e.changed, e.shown = now, s
+	e.key.member.publish(s)
+}

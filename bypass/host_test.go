@@ -1,0 +1,573 @@
+package bypass_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
+)
+
+// node is one host with one workload, everything in memory.
+type node struct {
+	t        *testing.T
+	id       overlay.PeerID
+	addr     netip.Addr
+	uplink   tap.MAC
+	mac      tap.MAC // of the workload
+	ip       netip.Addr
+	sw       *bypasstest.Switch
+	underlay *bypasstest.Underlay
+	host     *bypass.Host
+	member   *bypass.Member
+	peer     *node
+
+	mu       sync.Mutex
+	linked   bool
+	tapped   int      // frames that took the overlay
+	got      [][]byte // frames that the workload got natively
+	stack    [][]byte // frames that reached the host's stack
+	lastOf   map[bypass.Flow]bypass.Status
+	resolves bool
+}
+
+const ofport = 3
+
+type pair struct {
+	wire *bypasstest.Wire
+	a, b *node
+	flow bypass.Flow // as A sends it
+	mu   sync.Mutex
+	seen [][]byte // on the wire
+}
+
+// newPair makes two hosts on one wire. change may alter a host's configuration.
+// It must run inside a synctest bubble.
+func newPair(t *testing.T, change func(i int, c *bypass.HostConfig)) *pair {
+	p := &pair{wire: bypasstest.NewWire()}
+	p.flow = bypass.Flow{Proto: bypass.TCP, Src: netip.MustParseAddrPort("192.168.7.1:40000"), Dst: netip.MustParseAddrPort("192.168.7.2:80")}
+	p.wire.Tap(func(f []byte) {
+		p.mu.Lock()
+		p.seen = append(p.seen, bytes.Clone(f))
+		p.mu.Unlock()
+	})
+	p.a, p.b = newNode(t, p.wire, 1), newNode(t, p.wire, 2)
+	p.a.peer, p.b.peer = p.b, p.a
+	for i, n := range []*node{p.a, p.b} {
+		n.underlay.SetRoute(n.peer.addr, bypass.Route{Local: n.addr, Src: n.uplink, Via: n.peer.addr, NextHop: n.peer.uplink, OnLink: true, MTU: 1500})
+		cfg := bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay,
+			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("node", i)}
+		if change != nil {
+			change(i, &cfg)
+		}
+		var err error
+		n.host, err = bypass.NewHost(cfg)
+		require.NoError(t, err)
+		n.join()
+	}
+	p.link(true)
+	t.Cleanup(func() { // a failed test must not leave goroutines in its bubble
+		done, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = p.a.member.Leave(done)
+		_ = p.b.member.Leave(done)
+	})
+	return p
+}
+
+func newNode(t *testing.T, w *bypasstest.Wire, i byte) *node {
+	n := &node{
+		t: t, id: overlay.PeerID{i}, addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), uplink: tap.MAC{2, 0, 0, 0, 1, i},
+		mac: tap.MAC{2, 0, 0, 0, 0, i}, ip: netip.AddrFrom4([4]byte{192, 168, 7, i}), resolves: true,
+		lastOf: make(map[bypass.Flow]bypass.Status),
+	}
+	n.underlay = bypasstest.NewUnderlay(netip.PrefixFrom(n.addr, 24))
+	n.sw = w.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: []netip.Addr{n.addr}, Underlay: n.underlay})
+	n.sw.AddPort(ofport, n.mac, func(f []byte) { n.mu.Lock(); n.got = append(n.got, f); n.mu.Unlock() })
+	n.sw.Tap(func([]byte) { n.mu.Lock(); n.tapped++; n.mu.Unlock() })
+	n.sw.Host(func(f []byte) { n.mu.Lock(); n.stack = append(n.stack, f); n.mu.Unlock() })
+	return n
+}
+
+func (n *node) join() {
+	var err error
+	n.member, err = n.host.Join(n.t.Context(), bypass.MemberConfig{
+		Network: "test", Self: n.id, Policy: bypass.Always, MTU: 1400,
+		Resolve: func(f bypass.Flow) (bypass.Ends, bool) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return bypass.Ends{Peer: n.peer.id, Ofport: ofport, LocalMAC: n.mac, RemoteMAC: n.peer.mac},
+				n.resolves && f.Src.Addr() == n.ip && f.Dst.Addr() == n.peer.ip
+		},
+		Send: func(peer overlay.PeerID, msg []byte) bool {
+			n.mu.Lock()
+			ok := n.linked
+			n.mu.Unlock()
+			if ok && n.peer.member != nil {
+				n.peer.member.Receive(n.id, bytes.Clone(msg))
+			}
+			return ok
+		},
+		Changed: func(s bypass.Status) { n.mu.Lock(); n.lastOf[s.Flow] = s; n.mu.Unlock() },
+	})
+	require.NoError(n.t, err)
+	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
+}
+
+// link makes or loses the control session between the two.
+func (p *pair) link(up bool) {
+	for _, n := range []*node{p.a, p.b} {
+		n.mu.Lock()
+		n.linked = up
+		n.mu.Unlock()
+	}
+	for _, n := range []*node{p.a, p.b} {
+		if up {
+			n.member.LinkUp(n.peer.id)
+		} else {
+			n.member.LinkDown(n.peer.id)
+		}
+	}
+}
+
+// leave shuts both hosts down and checks that nothing of them is left.
+func (p *pair) leave() {
+	t := p.a.t
+	var wg sync.WaitGroup
+	for _, n := range []*node{p.a, p.b} {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			require.NoError(t, n.member.Leave(ctx))
+		})
+	}
+	wg.Wait()
+	for _, n := range []*node{p.a, p.b} {
+		require.Empty(t, n.sw.Rules())
+		require.Empty(t, n.sw.Leases())
+		require.Zero(t, len(n.stack), "the host's own stack saw bypassed packets")
+		_, guarded, _ := n.underlay.Guarded()
+		require.Empty(t, guarded)
+		base, set := n.sw.Base()
+		if set {
+			require.Empty(t, base.Workloads)
+			require.Empty(t, base.Hops)
+			require.Empty(t, base.Guard)
+		}
+	}
+}
+
+func (n *node) status(f bypass.Flow) bypass.Status {
+	s, _ := n.member.Status(f)
+	return s
+}
+
+// until waits, in virtual time, for ok.
+func until(t *testing.T, limit time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for tick := 0; ; tick++ {
+		synctest.Wait()
+		if ok() {
+			return time.Since(start)
+		}
+		if time.Since(start) > limit {
+			t.Fatalf("not within %v: %s", limit, what)
+
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// bypass asks for the flow until both ends have it.
+func (p *pair) bypassed(limit time.Duration) time.Duration {
+	p.a.t.Helper()
+	var last time.Time
+	defer func() {
+		if p.a.t.Failed() {
+			p.a.t.Logf("A: %+v\nB: %+v", p.a.status(p.flow), p.b.status(p.flow))
+		}
+	}()
+	return until(p.a.t, limit, "both ends bypassed", func() bool {
+		if time.Since(last) >= time.Second {
+			p.a.member.Request(p.flow, bypass.Verdict{Bypass: true, Idle: 20 * time.Second})
+			last = time.Now()
+			synctest.Wait()
+		}
+		return p.a.status(p.flow).State == bypass.Bypassed && p.b.status(p.flow).State == bypass.Bypassed
+	})
+}
+
+func (p *pair) onOverlay(limit time.Duration) time.Duration {
+	p.a.t.Helper()
+	return until(p.a.t, limit, "both ends on the overlay", func() bool {
+		return p.a.status(p.flow).State == bypass.OnOverlay && p.b.status(p.flow).State == bypass.OnOverlay
+	})
+}
+
+// exchange sends a segment each way and tells how many went natively.
+func (p *pair) exchange() (native int) {
+	for _, n := range []*node{p.a, p.b} {
+		f := p.flow
+		if n == p.b {
+			f = f.Reverse()
+		}
+		n.peer.mu.Lock()
+		before := len(n.peer.got)
+		n.peer.mu.Unlock()
+		sent := bypasstest.Packet{SrcMAC: n.mac, DstMAC: n.peer.mac, Flow: f, Flags: bypasstest.FlagACK, Payload: []byte("marker")}
+		n.sw.Send(ofport, sent.Frame())
+		n.peer.mu.Lock()
+		for _, g := range n.peer.got[before:] {
+			native++
+			back, ok := bypasstest.Parse(g)
+			require.True(n.t, ok)
+			require.NoError(n.t, bypasstest.CheckSums(g))
+			require.Equal(n.t, f, back.Flow)
+			require.Equal(n.t, sent.SrcMAC, back.SrcMAC)
+			require.Equal(n.t, sent.DstMAC, back.DstMAC)
+			require.Equal(n.t, sent.Payload, back.Payload)
+		}
+		n.peer.mu.Unlock()
+	}
+	return native
+}
+
+func TestBypassAndBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		require.Zero(t, p.exchange())
+		p.bypassed(time.Second)
+		p.mu.Lock()
+		p.seen = nil
+		p.mu.Unlock()
+		require.Equal(t, 2, p.exchange())
+		p.mu.Lock()
+		for _, f := range p.seen {
+			w, ok := bypasstest.Parse(f)
+			require.True(t, ok)
+			require.Equal(t, map[bool]netip.Addr{true: p.a.addr, false: p.b.addr}[w.SrcMAC == p.a.uplink], w.Flow.Src.Addr())
+			require.True(t, bypass.DefaultPorts.Contains(w.Flow.Src.Port()) && bypass.DefaultPorts.Contains(w.Flow.Dst.Port()))
+		}
+		require.NotEmpty(t, p.seen)
+		p.mu.Unlock()
+		a, b := p.a.status(p.flow), p.b.status(p.flow)
+		require.Equal(t, a.Local, b.Remote)
+		require.Equal(t, a.Remote, b.Local)
+
+		for i := range 40 { // many leases long, it stays, as long as it is used
+			<-time.After(5 * time.Second)
+			require.Equal(t, 2, p.exchange(), "after %d s", 5*i)
+		}
+		for _, n := range []*node{p.a, p.b} { // withdrawn at either end
+			n.member.SetPolicy(bypass.Never)
+			synctest.Wait()
+			require.Zero(t, p.exchange(), "withdrawn, and still bypassed")
+			p.onOverlay(3 * time.Second)
+			require.Equal(t, bypass.ReasonPolicy, n.status(p.flow).Reason)
+			require.Equal(t, bypass.ReasonPeerPolicy, n.peer.status(p.flow).Reason)
+			n.member.SetPolicy(bypass.Always)
+			p.bypassed(15 * time.Second)
+		}
+		p.leave()
+	})
+}
+
+func TestPolicyOfEitherEnd(t *testing.T) {
+	for i, want := range []bypass.Reason{bypass.ReasonPolicy, bypass.ReasonPeerPolicy} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, nil)
+			n := []*node{p.a, p.b}[i]
+			until(t, time.Second, "proven", func() bool {
+				r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				return r == bypass.ReasonNone
+			})
+			n.member.SetPolicy(func(bypass.Request) bypass.Verdict { return bypass.Verdict{} })
+			p.b.member.Request(p.flow.Reverse(), bypass.Verdict{Bypass: i == 0}) // the end that may asks
+			p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+			<-time.After(5 * time.Second)
+			require.Zero(t, p.exchange())
+			if i == 1 {
+				require.Equal(t, want, p.a.status(p.flow).Reason)
+			}
+			p.leave()
+		})
+	}
+}
+
+func TestPathNotProven(t *testing.T) {
+	none := netip.Addr{}
+	for name, c := range map[string]struct {
+		spoil  func(p *pair)
+		change func(i int, c *bypass.HostConfig)
+		want   bypass.Reason
+	}{
+		"nat": {spoil: func(p *pair) {
+			p.wire.Mangle(func(f []byte) []byte { // B sees A by another address
+				w, ok := bypasstest.Parse(f)
+				if !ok || w.Flow.Src.Addr() != p.a.addr {
+					return f
+				}
+				w.Flow.Src = netip.AddrPortFrom(netip.MustParseAddr("10.0.0.77"), w.Flow.Src.Port())
+				return append([]byte(nil), remake(f, w)...)
+			})
+		}, want: bypass.ReasonProofNAT},
+		"a router":     {spoil: func(p *pair) { p.wire.Hops(1) }, want: bypass.ReasonProofHops},
+		"no tcp":       {spoil: func(p *pair) { p.wire.Block(none, none, bypass.TCP) }, want: bypass.ReasonProofTCP},
+		"no tcp to A":  {spoil: func(p *pair) { p.wire.Block(p.b.addr, p.a.addr, bypass.TCP) }, want: bypass.ReasonProofTCP},
+		"nothing":      {spoil: func(p *pair) { p.wire.Block(none, none, 0) }, want: bypass.ReasonProofTimeout},
+		"no syn":       {spoil: func(p *pair) { p.wire.Drop(func(w bypasstest.Packet) bool { return w.Flags&bypasstest.FlagSYN != 0 }) }, want: bypass.ReasonProofTCP},
+		"too slow":     {spoil: func(p *pair) { p.wire.Delay(5 * time.Millisecond) }, want: bypass.ReasonProofRTT},
+		"too narrow":   {spoil: func(p *pair) { p.wire.MTU(1000) }, want: bypass.ReasonMTU},
+		"other domain": {change: func(i int, c *bypass.HostConfig) { c.Trust.Domain = fmt.Sprint(i) }, want: bypass.ReasonDomain},
+		"outside trust": {change: func(i int, c *bypass.HostConfig) {
+			c.Trust.Prefixes = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32)}
+		}, want: bypass.ReasonUntrusted},
+		"no route":         {spoil: func(p *pair) { p.b.underlay.DropRoute(p.a.addr) }, want: bypass.ReasonNoRoute},
+		"a stack answers":  {spoil: func(p *pair) { resetBy(p) }, want: bypass.ReasonHostStack},
+		"the switch fails": {spoil: func(p *pair) { p.b.sw.FailNext(1000) }, want: bypass.ReasonSwitch},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, c.change)
+				if c.spoil != nil { // proven once, then spoiled: withdrawn, and not proven again
+					c.spoil(p)
+					p.link(false)
+					p.a.member.Forget(p.b.id)
+					p.b.member.Forget(p.a.id)
+					synctest.Wait()
+					p.link(true)
+				}
+				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+				<-time.After(10 * time.Second)
+				synctest.Wait()
+				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+				synctest.Wait()
+				require.Zero(t, p.exchange())
+				require.Equal(t, c.want.String(), p.a.status(p.flow).Reason.String())
+				require.NotEmpty(t, p.a.status(p.flow).Reason.String())
+				for _, f := range p.seen {
+					require.NotContains(t, string(f), "marker")
+				}
+				p.b.sw.FailNext(0)
+				p.leave()
+			})
+		})
+	}
+}
+
+// remake is frame f with the addresses of w.
+func remake(f []byte, w bypasstest.Packet) []byte {
+	out := w.Frame()
+	out[22] = f[22] // TTL
+	return out
+}
+
+// resetBy has B's own stack answer A's SYNs with RST, as a kernel does that sees them.
+func resetBy(p *pair) {
+	var w *bypasstest.Wire = p.wire
+	busy := false
+	w.Tap(func(f []byte) {
+		s, ok := bypasstest.Parse(f)
+		if busy || !ok || s.Flags&bypasstest.FlagSYN == 0 || s.Flags&bypasstest.FlagACK != 0 || s.Flow.Src.Addr() != p.a.addr {
+			return
+		}
+		busy = true
+		w.Send(bypasstest.Packet{SrcMAC: p.b.uplink, DstMAC: p.a.uplink, Flow: s.Flow.Reverse(), Flags: bypasstest.FlagRST | bypasstest.FlagACK, Ack: s.Seq + 1}.Frame())
+		busy = false
+	})
+}
+
+func TestPathLostAndFound(t *testing.T) {
+	for _, proto := range []bypass.Proto{0, bypass.TCP, bypass.UDP} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, nil)
+			p.bypassed(time.Second)
+			p.wire.Block(p.a.addr, p.b.addr, proto)
+			lost := until(t, 5*time.Second, "native packets stop", func() bool {
+				before := p.a.tapped
+				p.exchange()
+				return p.a.tapped > before
+			})
+			require.LessOrEqual(t, lost, 3*time.Second, "traffic must be on the overlay again within 3 s")
+			p.onOverlay(70 * time.Second)
+			p.wire.Unblock(p.a.addr, p.b.addr, proto)
+			p.bypassed(40 * time.Second)
+			require.Equal(t, 2, p.exchange())
+			p.leave()
+		})
+	}
+}
+
+func TestLostLinkIsNotLostPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		p.link(false)
+		for range 60 {
+			<-time.After(2 * time.Second)
+			require.Equal(t, 2, p.exchange())
+		}
+		p.link(true)
+		<-time.After(time.Second)
+		require.Equal(t, 2, p.exchange())
+		p.link(false)
+		p.a.member.SetPolicy(bypass.Never) // policy does not wait for the link
+		synctest.Wait()
+		p.exchange()
+		require.Equal(t, bypass.Leaving, p.a.status(p.flow).State)
+		p.link(true)
+		p.onOverlay(5 * time.Second)
+		p.leave()
+	})
+}
+
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		<-time.After(19 * time.Second)
+		require.Equal(t, 2, p.exchange())
+		<-time.After(15 * time.Second)
+		require.Equal(t, bypass.Bypassed, p.a.status(p.flow).State)
+		p.onOverlay(120 * time.Second)
+		require.Equal(t, bypass.ReasonIdle, p.a.status(p.flow).Reason)
+		p.bypassed(3 * time.Second)
+		p.leave()
+	})
+}
+
+func TestBothAskAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		until(t, time.Second, "proven", func() bool {
+			r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+			return r == bypass.ReasonNone
+		})
+		for range 20 {
+			p.b.member.Request(p.flow.Reverse(), bypass.Verdict{Bypass: true})
+			p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+			p.bypassed(15 * time.Second)
+			require.Equal(t, 2, p.exchange())
+			p.a.member.SetPolicy(bypass.Never)
+			p.onOverlay(5 * time.Second)
+			p.a.member.SetPolicy(bypass.Always)
+			<-time.After(10 * time.Second)
+		}
+		p.leave()
+	})
+}
+
+func TestSwitchFaults(t *testing.T) {
+	for name, fault := range map[string]func(p *pair){
+		"A's switch restarts": func(p *pair) { p.a.sw.Down(); p.a.sw.Up(true) },
+		"B's switch restarts": func(p *pair) { p.b.sw.Down(); p.b.sw.Up(true) },
+		"B's connection lost": func(p *pair) {
+			p.b.sw.Down()
+			p.b.sw.Up(false)
+			p.b.member.SetPolicy(bypass.Never)
+			p.b.member.SetPolicy(bypass.Always)
+		},
+		"a foreign deletion, out": func(p *pair) {
+			for _, r := range p.a.sw.Rules() {
+				p.a.sw.Forget(r.Epoch, r.Rule.Direction, r.Rule.ID)
+			}
+		},
+		"a foreign deletion, in": func(p *pair) {
+			for _, r := range p.b.sw.Rules() {
+				if r.Rule.Direction == bypass.Inbound {
+					p.b.sw.Forget(r.Epoch, r.Rule.Direction, r.Rule.ID)
+				}
+			}
+		},
+		"removal unconfirmed": func(p *pair) {
+			p.a.sw.UnconfirmedNext(1, false)
+			p.a.member.SetPolicy(bypass.Never)
+			p.a.member.SetPolicy(bypass.Always)
+		},
+		"stalled": func(p *pair) { p.a.sw.Stall(); <-time.After(8 * time.Second); p.a.sw.Resume() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, nil)
+				p.bypassed(time.Second)
+				fault(p)
+				synctest.Wait()
+				<-time.After(3 * time.Second)
+				p.bypassed(60 * time.Second)
+				require.Equal(t, 2, p.exchange())
+				p.leave()
+			})
+		})
+	}
+}
+
+func TestRefusedInstallations(t *testing.T) {
+	for i, want := range []bypass.Reason{bypass.ReasonSwitch, bypass.ReasonPeerFailed} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, nil)
+			until(t, time.Second, "proven", func() bool {
+				r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				return r == bypass.ReasonNone
+			})
+			synctest.Wait()
+			[]*node{p.a, p.b}[i].sw.FailNext(1)
+			p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+			until(t, time.Second, "given up", func() bool { return p.a.status(p.flow).Reason == want })
+			require.Zero(t, p.exchange())
+			p.bypassed(5 * time.Second)
+			p.leave()
+		})
+	}
+}
+
+func TestEndpointMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		p.b.mu.Lock()
+		p.b.resolves = false
+		p.b.mu.Unlock()
+		p.b.member.Recheck()
+		synctest.Wait()
+		require.Zero(t, p.exchange())
+		p.onOverlay(5 * time.Second)
+		require.Equal(t, bypass.ReasonDetached, p.b.status(p.flow).Reason)
+		p.leave()
+	})
+}
+
+func TestNextHopChangesItsMAC(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		router := tap.MAC{2, 0, 0, 0, 9, 9}
+		p.wire.Mangle(func(f []byte) []byte { // B moves to another MAC
+			if tap.MAC(f[:6]) == router {
+				copy(f, p.b.uplink[:])
+			}
+			return f
+		})
+		r, err := p.a.underlay.Route(t.Context(), p.b.addr)
+		require.NoError(t, err)
+		r.NextHop = router
+		p.a.underlay.SetRoute(p.b.addr, r)
+		synctest.Wait()
+		p.seen = nil
+		require.Equal(t, 2, p.exchange())
+		require.Equal(t, router, tap.MAC(p.seen[0][:6]))
+		require.Equal(t, bypass.Bypassed, p.a.status(p.flow).State)
+		p.leave()
+	})
+}

@@ -1,0 +1,331 @@
+package bypass
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/viasnet/vias/overlay"
+)
+
+// loop is a running Host. One goroutine owns all of its state: everything happens
+// in jobs posted to its mailbox. Calls that block are made by three workers: change
+// (the switch's tables, in order), inject (frames) and look (routes, the guard).
+type loop struct {
+	cfg    HostConfig
+	limits limits
+	log    *slog.Logger
+	codec  *codec
+	epoch  uint64
+	dp     Datapath
+
+	box                  *mailbox
+	change, inject, look *mailbox
+	pending              atomic.Int32 // jobs posted from the packet path and the network
+	cancel               context.CancelFunc
+	wg                   sync.WaitGroup
+
+	timers  timers
+	ports   *ports
+	members map[*Member]bool
+	peers   map[peerKey]*peer
+	flows   map[flowKey]*entry
+	byRule  map[uint32]*entry
+	byTxn   map[txnKey]*entry // while its transaction runs
+	lastID  uint32            // of rules
+	up      bool              // the switch is connected
+	old     []RuleStat
+	base    baseState
+	addr    netip.Addr // ours, offered to peers; invalid = none
+}
+
+type peerKey struct {
+	member *Member
+	id     overlay.PeerID
+}
+
+type flowKey struct {
+	member *Member
+	flow   Flow // canonical
+}
+
+type txnKey struct {
+	peer *peer
+	id   uint64
+}
+
+// maxPending bounds what the packet path and peers can queue. What is over it is
+// dropped: a flow asks again, a peer's message times out.
+const maxPending = 8192
+
+func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Datapath, error)) (*loop, error) {
+	c, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	dp, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.Background()) // several Networks share it: it ends with the last
+	l := &loop{
+		cfg: cfg, log: cfg.Logger, codec: c, epoch: randomUint64(), dp: dp,
+		limits: limits{answer: 2 * time.Second, retry: time.Second, lease: cfg.Lease, drain: cfg.Drain},
+		box:    newMailbox(), change: newMailbox(), inject: newMailbox(), look: newMailbox(), cancel: cancel,
+		ports:   newPorts(cfg.Ports, cfg.Quarantine),
+		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
+		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
+	}
+	l.base.init()
+	for _, f := range []func(context.Context){l.run, l.change.drainUntil, l.inject.drainUntil, l.look.drainUntil, l.watchDatapath, l.watchUnderlay} {
+		l.wg.Add(1)
+		go func() { defer l.wg.Done(); f(run) }()
+	}
+	l.box.post(l.begin)
+	return l, nil
+}
+
+// stop ends all goroutines and closes the datapath.
+func (l *loop) stop() error {
+	l.cancel()
+	l.wg.Wait()
+	for _, b := range []*mailbox{l.box, l.change, l.inject, l.look} {
+		b.close()
+	}
+	return l.dp.Close()
+}
+
+// run is the loop itself.
+func (l *loop) run(ctx context.Context) {
+	alarm := time.NewTimer(time.Hour)
+	defer alarm.Stop()
+	for {
+		for _, job := range l.box.take() {
+			job()
+		}
+		for _, f := range l.timers.due(time.Now()) {
+			f()
+		}
+		wait := time.Hour
+		if at, ok := l.timers.next(); ok {
+			wait = max(0, time.Until(at))
+		}
+		alarm.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.box.wake:
+		case <-alarm.C:
+		}
+	}
+}
+
+// admit posts a job from the packet path or the network, unless too many wait.
+func (l *loop) admit(job func()) bool {
+	if l.pending.Add(1) > maxPending {
+		l.pending.Add(-1)
+		return false
+	}
+	return l.box.post(func() { l.pending.Add(-1); job() })
+}
+
+func (l *loop) watchDatapath(ctx context.Context) {
+	err := l.dp.Watch(ctx, func(e Event) {
+		if _, packet := e.(PacketIn); packet {
+			l.admit(func() { l.onDatapath(e) })
+			return
+		}
+		l.box.post(func() { l.onDatapath(e) })
+	})
+	if err != nil && ctx.Err() == nil {
+		l.log.Error("bypass: datapath gone; flows stay on the overlay", "err", err)
+		l.box.post(func() { l.up = false })
+	}
+}
+
+func (l *loop) watchUnderlay(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := l.cfg.Underlay.Watch(ctx, func() { l.admit(l.underlayChanged) })
+		if ctx.Err() != nil {
+			return
+		}
+		l.log.Warn("bypass: underlay watch ended, watching again", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// begin runs first: what address do we offer, and what keeps time.
+func (l *loop) begin() {
+	l.underlayChanged()
+	l.timers.add(time.Now().Add(l.cfg.Lease/3), l.renew)
+}
+
+// renew keeps alive what is wanted, and forgets what is not, three times a lease.
+func (l *loop) renew() {
+	now := time.Now()
+	l.timers.add(now.Add(l.cfg.Lease/3), l.renew)
+	l.ports.sweep(now)
+	l.setBase(nil)
+	for _, p := range l.peers {
+		l.renewPeer(p, now)
+	}
+	for _, e := range l.flows {
+		if e.t.phase == phaseOverlay && now.Sub(e.changed) > forgetAfter && !e.wanted {
+			l.forget(e)
+		}
+	}
+}
+
+func (l *loop) ruleID() uint32 {
+	for {
+		l.lastID = (l.lastID + 1) & 0x0fffffff
+		if l.lastID != 0 && l.byRule[l.lastID] == nil {
+			return l.lastID
+		}
+	}
+}
+
+// enqueue has the change worker apply c, and done called in the loop.
+func (l *loop) enqueue(c Change, done func(error)) {
+	l.change.post(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+		err := l.dp.Apply(ctx, c)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = errors.Join(ErrUnconfirmed, err)
+		}
+		l.box.post(func() { done(err) })
+	})
+}
+
+// applyTimeout is when a switch that does not answer counts as stalled.
+const applyTimeout = 5 * time.Second
+
+// send puts a message on the peer's control session.
+func (l *loop) send(p *peer, m message) bool {
+	if !p.linked {
+		return false
+	}
+	m.Epoch, m.PeerEpoch = l.epoch, p.epoch
+	b, err := l.codec.encode(m)
+	if err != nil {
+		l.log.Error("bypass: message not sent", "kind", m.Kind.String(), "err", err)
+		return false
+	}
+	return p.member.cfg.Send(p.id, b)
+}
+
+// emit sends a frame out of the uplink.
+func (l *loop) emit(frame []byte) {
+	l.inject.post(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		// A probe that is not sent is a probe that is lost: the round sees to it.
+		_ = l.dp.Inject(ctx, 0, frame)
+	})
+}
+
+func (l *loop) onDatapath(e Event) {
+	now := time.Now()
+	switch e := e.(type) {
+	case DatapathUp:
+		l.switchUp(e.Fresh, now)
+	case DatapathDown:
+		l.up = false
+		l.log.Warn("bypass: switch connection lost", "err", e.Err)
+	case RuleIdle:
+		if f := l.byRule[e.ID]; f != nil {
+			l.step(f, input{event: evLeave, reason: ReasonIdle}, now)
+		}
+	case RuleLost:
+		if f := l.byRule[e.ID]; f != nil {
+			l.log.Warn("bypass: a rule of ours was deleted by somebody else", "flow", f.t.flow.String(), "direction", e.Direction.String())
+			l.step(f, input{event: evLeave, reason: ReasonFlowLost}, now)
+		}
+	case PacketIn:
+		l.packetIn(e, now)
+	case PortsChanged:
+		l.setBase(nil)
+	}
+}
+
+// switchUp: the switch is connected, perhaps another one than before.
+func (l *loop) switchUp(fresh bool, now time.Time) {
+	first := !l.up && l.old == nil
+	l.up = true
+	l.setBase(nil)
+	if first {
+		l.old = []RuleStat{}
+		l.change.post(l.listOld)
+	}
+	if !fresh || first {
+		for _, p := range l.peers {
+			l.kick(p, now)
+		}
+		return
+	}
+	l.log.Warn("bypass: the switch has restarted; flows go back to the overlay and start again")
+	for _, e := range l.flows {
+		l.step(e, input{event: evLeave, reason: ReasonFlowLost}, now)
+	}
+	for _, p := range l.peers {
+		p.leasedUntil = time.Time{}
+		if p.proof.phase != proofNone {
+			l.proofDo(p, p.proof.failQuietly(ReasonSwitchDown, now))
+			p.proof.deadline = now
+		}
+		l.kick(p, now)
+	}
+}
+
+// listOld (in the change worker) finds what an earlier run left.
+func (l *loop) listOld() {
+	ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+	defer cancel()
+	stats, err := l.dp.Rules(ctx)
+	l.box.post(func() {
+		if err != nil {
+			l.log.Warn("bypass: cannot list the switch's rules yet", "err", err)
+			l.old = nil // again when it is up
+			return
+		}
+		l.clearOld(stats, time.Now())
+	})
+}
+
+// clearOld: an earlier run's outbounds go now. Its inbounds stay for a lease: a peer
+// may still send to them, and they end at the right workload; then they go too. Their
+// tuples are not used meanwhile, nor for a quarantine after.
+func (l *loop) clearOld(stats []RuleStat, now time.Time) {
+	var out, in []RuleStat
+	for _, s := range stats {
+		switch {
+		case s.Epoch == uint16(l.epoch):
+			continue
+		case s.Rule.Direction == Inbound:
+			in = append(in, s)
+			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
+			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
+		default:
+			out = append(out, s)
+		}
+	}
+	log := func(err error) {
+		if err != nil {
+			l.log.Warn("bypass: an earlier run's rules were not removed; they end by themselves", "err", err)
+		}
+	}
+	if len(out) > 0 {
+		l.enqueue(Change{Purge: out}, log)
+	}
+	if len(in) > 0 {
+		l.timers.add(now.Add(l.cfg.Lease), func() { l.enqueue(Change{Purge: in}, log) })
+	}
+}

@@ -1,0 +1,368 @@
+package bypass
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/viasnet/vias/overlay"
+)
+
+// Member is one Network's share of a Host. All methods may be called by several
+// goroutines; none but Attach, Detach, Inject and Leave blocks.
+type Member struct {
+	host   *Host
+	loop   *loop
+	cfg    MemberConfig
+	policy atomic.Pointer[Policy] // holds nil for Never
+
+	mu    sync.Mutex // guards flows
+	flows map[Flow]Status
+
+	// Owned by the loop.
+	leaving chan struct{} // closed when the last flow has settled, after leaveAt
+	leaveAt time.Time
+	left    atomic.Bool
+}
+
+// Join makes a Network a member. The first member starts the host: it opens the
+// datapath and clears away what an earlier run left. A switch that is away is no
+// error; the host waits for it.
+func (h *Host) Join(ctx context.Context, cfg MemberConfig) (*Member, error) {
+	if cfg.Resolve == nil || cfg.Send == nil || cfg.Changed == nil || cfg.Self.IsZero() || cfg.MTU <= 0 {
+		return nil, errors.New("bypass: a member needs Self, MTU, Resolve, Send and Changed")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.run == nil {
+		run, err := start(ctx, h.cfg, h.cfg.Datapath)
+		if err != nil {
+			return nil, err
+		}
+		h.run = run
+	}
+	h.used++
+	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status)}
+	m.policy.Store(&cfg.Policy)
+	m.loop.box.post(func() { m.loop.members[m] = true })
+	return m, nil
+}
+
+func (m *Member) policyNow() Policy { return *m.policy.Load() }
+
+// LinkUp says that there is a new control session with peer; what was sent on an
+// earlier one may be lost.
+func (m *Member) LinkUp(peer overlay.PeerID) {
+	m.post(func() { m.loop.linkUp(m, peer) })
+}
+
+// LinkDown says that the control session with peer ended. Working bypasses stay
+// while their path is proven: a lost link is not a lost path.
+func (m *Member) LinkDown(peer overlay.PeerID) {
+	m.post(func() {
+		if p := m.loop.peers[peerKey{m, peer}]; p != nil {
+			p.linked = false
+		}
+	})
+}
+
+// Forget drops a peer that was removed: its bypasses are taken down now.
+func (m *Member) Forget(peer overlay.PeerID) {
+	m.post(func() {
+		l := m.loop
+		p := l.peers[peerKey{m, peer}]
+		if p == nil {
+			return
+		}
+		p.linked = false
+		if p.proof.phase != proofNone && p.proof.phase != proofFailed {
+			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonNoPeer, time.Now()) })
+		}
+		if !p.busy() {
+			l.drop(p)
+		}
+	})
+}
+
+// post queues a job of the loop's, unless the Member has left.
+func (m *Member) post(job func()) {
+	m.loop.box.post(func() {
+		if m.loop.members[m] {
+			job()
+		}
+	})
+}
+
+// Receive hands over a control message from peer. msg is the Member's.
+func (m *Member) Receive(peer overlay.PeerID, msg []byte) {
+	m.loop.admit(func() { m.loop.receive(m, peer, msg, time.Now()) })
+}
+
+// SetPolicy replaces the policy; nil = Never. Live flows that it no longer allows
+// leave the bypass now; those that it newly allows move when the Network asks again.
+func (m *Member) SetPolicy(p Policy) {
+	m.policy.Store(&p)
+	m.post(func() { m.loop.policyChanged(m, time.Now()) })
+}
+
+func (l *loop) policyChanged(m *Member, now time.Time) {
+	for _, e := range l.flows {
+		if e.key.member != m {
+			continue
+		}
+		v := Verdict{}
+		if ends, ok := m.cfg.Resolve(e.flow); ok {
+			v = l.allows(m, e.flow, ends, e.t.initiator)
+		}
+		switch {
+		case !v.Bypass:
+			e.wanted = false
+			l.step(e, input{event: evLeave, reason: ReasonPolicy}, now)
+			if e.t.phase == phaseOverlay {
+				e.t.reason = ReasonPolicy
+				l.publish(e, now)
+			}
+		case e.t.phase == phaseOverlay:
+			e.retryAt, e.fails = time.Time{}, 0
+		}
+	}
+	for _, p := range l.peers {
+		if p.member == m {
+			l.kick(p, now)
+		}
+	}
+}
+
+// Attach makes a workload known to the switch and returns when it confirmed, or
+// when ctx ends (the workload stays wanted then). Attaching the same Ofport again
+// replaces it.
+func (m *Member) Attach(ctx context.Context, w Workload) error {
+	done := make(chan struct{})
+	m.post(func() {
+		m.loop.base.workloads[w.Ofport] = ownedWorkload{w, m}
+		m.loop.setBase(done)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ErrSwitchDown, ctx.Err())
+	}
+}
+
+// Detach takes down the workload's bypasses and forgets it; it returns as Attach does.
+func (m *Member) Detach(ctx context.Context, ofport uint32) error {
+	done := make(chan struct{})
+	m.post(func() {
+		for _, e := range m.loop.flows {
+			if e.key.member == m && e.t.phase != phaseOverlay && e.t.ends.Ofport == ofport {
+				m.loop.step(e, input{event: evLeave, reason: ReasonDetached}, time.Now())
+			}
+		}
+		delete(m.loop.base.workloads, ofport)
+		m.loop.setBase(done)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ErrSwitchDown, ctx.Err())
+	}
+}
+
+// Recheck takes down bypasses whose endpoints Resolve now tells otherwise.
+func (m *Member) Recheck() {
+	m.post(func() {
+		for _, e := range m.loop.flows {
+			if e.key.member != m || e.t.phase == phaseOverlay {
+				continue
+			}
+			ends, ok := m.cfg.Resolve(e.flow)
+			was := e.t.ends
+			if !ok || ends.Peer != was.Peer || ends.Ofport != was.Ofport || ends.LocalMAC != was.LocalMAC || ends.RemoteMAC != was.RemoteMAC {
+				m.loop.step(e, input{event: evLeave, reason: ReasonDetached}, time.Now())
+			}
+		}
+	})
+}
+
+// Request asks for a bypass of flow (Src is a local workload). The outcome comes by
+// Changed; asking again while one is under way, or before RetryAt, changes nothing.
+// Too many requests at once are dropped: ask again while the flow lives.
+func (m *Member) Request(flow Flow, v Verdict) {
+	m.loop.admit(func() { m.loop.request(m, flow, v, time.Now()) })
+}
+
+// Inject sends a held frame as if the workload at ofport had sent it, now that its
+// flow is bypassed.
+func (m *Member) Inject(ctx context.Context, ofport uint32, frame []byte) error {
+	if m.left.Load() {
+		return ErrLeft
+	}
+	return m.loop.dp.Inject(ctx, ofport, frame)
+}
+
+// Rules lists the rules in the switch, with counters.
+func (m *Member) Rules(ctx context.Context) ([]RuleStat, error) {
+	if m.left.Load() {
+		return nil, ErrLeft
+	}
+	return m.loop.dp.Rules(ctx)
+}
+
+// PathTo tells why the path to a peer cannot carry bypasses; ReasonNone: it can.
+// remote is the peer's underlay address, as far as it is known.
+func (m *Member) PathTo(ctx context.Context, peer overlay.PeerID) (reason Reason, remote netip.Addr) {
+	type answer struct {
+		reason Reason
+		remote netip.Addr
+	}
+	got := make(chan answer, 1)
+	m.post(func() {
+		a := answer{reason: ReasonLinkDown}
+		if p := m.loop.peers[peerKey{m, peer}]; p != nil {
+			a.reason, a.remote = p.pathReason()
+		}
+		got <- a
+	})
+	select {
+	case a := <-got:
+		return a.reason, a.remote
+	case <-ctx.Done():
+		return ReasonProving, netip.Addr{}
+	}
+}
+
+// Flows lists the flows that the host knows for this Network: those bypassed, on
+// their way, and those that failed and wait.
+func (m *Member) Flows() []Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]Status, 0, len(m.flows))
+	for _, s := range m.flows {
+		out = append(out, s)
+	}
+	return out
+}
+
+// Status is the snapshot of one flow, seen from either side; false: unknown here,
+// it is on the overlay.
+func (m *Member) Status(f Flow) (Status, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.flows[f]
+	if !ok {
+		s, ok = m.flows[f.Reverse()]
+	}
+	return s, ok
+}
+
+func (m *Member) publish(s Status) {
+	m.mu.Lock()
+	m.flows[s.Flow] = s
+	m.mu.Unlock()
+	m.cfg.Changed(s)
+}
+
+func (m *Member) unpublish(f Flow) {
+	m.mu.Lock()
+	delete(m.flows, f)
+	m.mu.Unlock()
+}
+
+// Leave takes down all of the Network's bypasses, telling the peers, and returns
+// when nothing of them is left in the switch or ctx ends (leases clear away the
+// rest). The last member to leave stops the host. Links must stay up until it returns.
+func (m *Member) Leave(ctx context.Context) error {
+	if m.left.Swap(true) {
+		return ErrLeft
+	}
+	l, settled := m.loop, make(chan struct{})
+	l.box.post(func() { l.leave(m, settled, time.Now()) })
+	err := wait(ctx, settled)
+	empty := make(chan struct{})
+	l.box.post(func() { l.remove(m, empty) })
+	if err == nil {
+		err = wait(ctx, empty)
+	}
+	m.host.mu.Lock()
+	defer m.host.mu.Unlock()
+	if m.host.used--; m.host.used == 0 {
+		m.host.run = nil
+		err = errors.Join(err, l.stop())
+	}
+	return err
+}
+
+func wait(ctx context.Context, done chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leave ends the Network's proofs, which closes its gates on both sides, and then
+// its flows. What the peers had in flight gets its time to arrive where it is guarded.
+func (l *loop) leave(m *Member, settled chan struct{}, now time.Time) {
+	m.leaving, m.leaveAt = settled, now
+	for _, p := range l.peers {
+		if p.member == m && p.guarded.Remote.IsValid() {
+			m.leaveAt = now.Add(l.cfg.Drain)
+			l.prove(p, func() []proofAction { return p.proof.fail(ReasonShutdown, now) })
+		}
+	}
+	for _, e := range l.flows {
+		if e.key.member == m {
+			e.wanted = false
+			l.step(e, input{event: evLeave, reason: ReasonShutdown}, now)
+		}
+	}
+	l.timers.add(m.leaveAt, m.settled)
+}
+
+// settled (in the loop) tells Leave when no flow of ours has rules any more.
+func (m *Member) settled() {
+	if m.leaving == nil || time.Now().Before(m.leaveAt) {
+		return
+	}
+	for _, e := range m.loop.flows {
+		if e.key.member == m && e.t.phase != phaseOverlay {
+			return
+		}
+	}
+	close(m.leaving)
+	m.leaving = nil
+}
+
+// remove forgets a member; empty is closed when the switch has nothing of it.
+func (l *loop) remove(m *Member, empty chan struct{}) {
+	for _, e := range l.flows {
+		if e.key.member == m {
+			l.forget(e)
+		}
+	}
+	for _, p := range l.peers {
+		if p.member == m {
+			l.drop(p)
+		}
+	}
+	for ofport, w := range l.base.workloads {
+		if w.member == m {
+			delete(l.base.workloads, ofport)
+		}
+	}
+	delete(l.members, m)
+	if len(l.members) == 0 {
+		clear(l.base.hops)
+	}
+	if !l.up {
+		close(empty)
+		return
+	}
+	l.setBase(empty)
+}

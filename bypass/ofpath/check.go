@@ -1,0 +1,80 @@
+package ofpath
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+)
+
+// longest is the longest time-out that OpenFlow has.
+const longest = math.MaxUint16 * time.Second
+
+func timeout(d time.Duration) error {
+	if d < 0 || d > longest || d%time.Second != 0 {
+		return fmt.Errorf("time-out %v is not in whole seconds up to %v", d, longest)
+	}
+	return nil
+}
+
+func checkBase(b bypass.Base) error {
+	if !b.Ports.Valid() {
+		return fmt.Errorf("ports %#04x/%#04x are no aligned range", b.Ports.Base, b.Ports.Mask)
+	}
+	if err := timeout(b.Lease); err != nil || b.Lease == 0 {
+		return fmt.Errorf("lease of %v: %w", b.Lease, errors.Join(err, errors.New("it must end")))
+	}
+	for i, h := range b.Hops {
+		same := func(o bypass.Hop) bool { return o.ID == h.ID }
+		if h.ID == 0 || h.ID >= groupCount || slices.ContainsFunc(b.Hops[:i], same) {
+			return fmt.Errorf("hop %d: its ID must be unique, from 1 to %d", h.ID, groupCount-1)
+		}
+	}
+	for _, w := range b.Workloads {
+		if w.Ofport == 0 || w.MAC.IsZero() {
+			return fmt.Errorf("workload %v at port %d lacks one of both", w.MAC, w.Ofport)
+		}
+	}
+	return nil
+}
+
+func checkLease(l bypass.Lease) error {
+	switch {
+	case l.Peer == 0 || l.Peer >= 1<<24:
+		return fmt.Errorf("peer number %d is not in 1 to 2^24-1", l.Peer)
+	case l.Proto != bypass.TCP && l.Proto != bypass.UDP:
+		return fmt.Errorf("%v has no ports", l.Proto)
+	case !l.Local.Is4() || !l.Remote.Is4():
+		return fmt.Errorf("addresses %v and %v are not IPv4", l.Local, l.Remote)
+	}
+	return errors.Join(timeout(max(l.Outbound, 0)), timeout(max(l.Inbound, 0)))
+}
+
+func checkRule(r bypass.Rule) error {
+	switch {
+	case r.ID == 0:
+		return errors.New("it has no ID")
+	case r.Direction > bypass.Listen:
+		return fmt.Errorf("direction %d is unknown", r.Direction)
+	case r.Flow.Proto != bypass.TCP && r.Flow.Proto != bypass.UDP:
+		return fmt.Errorf("%v has no ports", r.Flow.Proto)
+	case !r.Local.Addr().Is4() || !r.Remote.Addr().Is4():
+		return fmt.Errorf("underlay addresses %v and %v are not IPv4", r.Local, r.Remote)
+	case r.Direction == bypass.Listen && r.Hard == 0:
+		return errors.New("it listens without an end")
+	case r.Direction == bypass.Listen:
+		return timeout(r.Hard)
+	case !r.Flow.Src.Addr().Is4() || !r.Flow.Dst.Addr().Is4():
+		return fmt.Errorf("flow %v is not IPv4", r.Flow)
+	case r.Ofport == 0 || r.LocalMAC.IsZero() || r.RemoteMAC.IsZero():
+		return errors.New("it lacks a port or a MAC")
+	case r.Peer == 0 || r.Peer >= 1<<24:
+		return fmt.Errorf("peer number %d is not in 1 to 2^24-1", r.Peer)
+	case r.Direction == bypass.Outbound && (r.Hop == 0 || r.Hop >= groupCount):
+		return fmt.Errorf("hop %d is not in 1 to %d", r.Hop, groupCount-1)
+	}
+	return timeout(r.Idle)
+}

@@ -1,0 +1,226 @@
+package ofpath
+
+import (
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/ofctl"
+)
+
+// headersOnly is how much of an orphan's or a guarded frame goes to the controller:
+// enough for Ethernet, IPv4 and TCP headers. whole is for probes.
+const (
+	headersOnly = 64
+	whole       = 0xffff
+)
+
+// layout turns what a Datapath is told into flows. It depends on nothing but its
+// fields.
+type layout struct {
+	cfg    Config
+	epoch  uint16
+	ports  bypass.PortRange
+	uplink uint32
+}
+
+// cookie is tag(16) | epoch(16) | id(32). What kind of flow it is, its table and
+// priority say.
+func (l layout) cookie(id uint32) uint64 {
+	return uint64(l.cfg.CookieTag)<<48 | uint64(l.epoch)<<32 | uint64(id)
+}
+
+func cookieEpoch(c uint64) uint16 { return uint16(c >> 32) }
+func cookieID(c uint64) uint32    { return uint32(c) }
+
+// owner is the part of a cookie that all our flows share, whatever their epoch.
+func (c Config) owner() ofctl.Owner {
+	return ofctl.Owner{Cookie: uint64(c.CookieTag) << 48, Mask: 0xffff << 48}
+}
+
+// metadata ties an outbound rule to its gate. The epoch is part of it: a peer's
+// number means nothing to the rules of another run, and must not revive them.
+func (l layout) metadata(peer uint32) uint64 { return uint64(l.epoch)<<24 | uint64(peer) }
+
+func (c Config) gateTable() uint8 { return c.OutboundTable + 1 }
+
+// ports names the port fields of one protocol.
+type portFields struct{ src, dst func(uint16) ofctl.Field }
+
+func fieldsOf(p bypass.Proto) portFields {
+	if p == bypass.UDP {
+		return portFields{ofctl.UDPSrc, ofctl.UDPDst}
+	}
+	return portFields{ofctl.TCPSrc, ofctl.TCPDst}
+}
+
+// ip is a match on one protocol over IPv4.
+func ip(p bypass.Proto, fs ...ofctl.Field) ofctl.Match {
+	if p == bypass.UDP {
+		return ofctl.UDP4(fs...)
+	}
+	return ofctl.TCP4(fs...)
+}
+
+func src(a netip.Addr) ofctl.Field { return ofctl.IPv4Src(ofctl.Host(a)) }
+func dst(a netip.Addr) ofctl.Field { return ofctl.IPv4Dst(ofctl.Host(a)) }
+
+// seconds is d in whole seconds, as a time-out has it.
+func seconds(d time.Duration) uint16 {
+	return uint16(min(d/time.Second, math.MaxUint16))
+}
+
+func set(fs ...ofctl.Field) []ofctl.Action {
+	as := make([]ofctl.Action, 0, len(fs)+1)
+	for _, f := range fs {
+		as = append(as, ofctl.SetField{Field: f})
+	}
+	return as
+}
+
+// rule is the flow of r.
+func (l layout) rule(r bypass.Rule) ofctl.Flow {
+	switch r.Direction {
+	case bypass.Outbound:
+		return l.outbound(r)
+	case bypass.Inbound:
+		return l.inbound(r)
+	}
+	return l.listen(r)
+}
+
+// outbound only writes the rewriting into the action set: whether it happens, the
+// gate in the next table decides.
+func (l layout) outbound(r bypass.Rule) ofctl.Flow {
+	f := fieldsOf(r.Flow.Proto)
+	return ofctl.Flow{
+		Table: l.cfg.OutboundTable, Priority: exact, Cookie: l.cookie(r.ID),
+		IdleTimeout: seconds(r.Idle), SendFlowRemoved: true,
+		Match: ip(r.Flow.Proto, ofctl.InPort(r.Ofport),
+			ofctl.EthSrc(r.LocalMAC), ofctl.EthDst(r.RemoteMAC),
+			src(r.Flow.Src.Addr()), dst(r.Flow.Dst.Addr()),
+			f.src(r.Flow.Src.Port()), f.dst(r.Flow.Dst.Port())),
+		Write: append(set(src(r.Local.Addr()), dst(r.Remote.Addr()),
+			f.src(r.Local.Port()), f.dst(r.Remote.Port())),
+			ofctl.ToGroup{ID: l.cfg.GroupBase + r.Hop}),
+		Metadata: ofctl.MetadataWrite{Value: l.metadata(r.Peer), Mask: math.MaxUint64},
+		Goto:     l.cfg.gateTable(),
+	}
+}
+
+func (l layout) inbound(r bypass.Rule) ofctl.Flow {
+	f := fieldsOf(r.Flow.Proto)
+	return ofctl.Flow{
+		Table: l.cfg.InboundTable, Priority: exact, Cookie: l.cookie(r.ID),
+		IdleTimeout: seconds(r.Idle), SendFlowRemoved: true,
+		Match: ip(r.Flow.Proto, ofctl.InPort(l.uplink),
+			src(r.Remote.Addr()), dst(r.Local.Addr()),
+			f.src(r.Remote.Port()), f.dst(r.Local.Port())),
+		Apply: append(set(ofctl.EthSrc(r.RemoteMAC), ofctl.EthDst(r.LocalMAC),
+			src(r.Flow.Dst.Addr()), dst(r.Flow.Src.Addr()),
+			f.src(r.Flow.Dst.Port()), f.dst(r.Flow.Src.Port())),
+			ofctl.Output{Port: r.Ofport}),
+	}
+}
+
+func (l layout) listen(r bypass.Rule) ofctl.Flow {
+	f := fieldsOf(r.Flow.Proto)
+	m := ip(r.Flow.Proto, ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(),
+		dst(r.Local.Addr()), f.dst(r.Local.Port()))
+	if !r.Remote.Addr().IsUnspecified() {
+		m = append(m, src(r.Remote.Addr()))
+	}
+	if r.Remote.Port() != 0 {
+		m = append(m, f.src(r.Remote.Port()))
+	}
+	return ofctl.Flow{
+		Table: tableClassify, Priority: l.cfg.Priority + listenAbove, Cookie: l.cookie(r.ID),
+		HardTimeout: seconds(r.Hard), SendFlowRemoved: true, Match: m,
+		Apply: []ofctl.Action{ofctl.ToController(whole)},
+	}
+}
+
+// inboundGate lets what comes from the peer into the inbound table.
+func (l layout) inboundGate(e bypass.Lease) ofctl.Flow {
+	return ofctl.Flow{
+		Table: tableClassify, Priority: l.cfg.Priority, Cookie: l.cookie(e.Peer),
+		HardTimeout: seconds(e.Inbound),
+		Match: ip(e.Proto, ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(),
+			src(e.Remote), dst(e.Local), l.reserved(e.Proto)),
+		Goto: l.cfg.InboundTable,
+	}
+}
+
+// outboundGate ends the pipeline with the action set as the exact rule wrote it.
+func (l layout) outboundGate(e bypass.Lease) ofctl.Flow {
+	return ofctl.Flow{
+		Table: l.cfg.gateTable(), Priority: exact, Cookie: l.cookie(e.Peer),
+		HardTimeout: seconds(e.Outbound),
+		Match:       ip(e.Proto, ofctl.Metadata(l.metadata(e.Peer), 0)),
+	}
+}
+
+// reserved matches destination ports of the reserved range.
+func (l layout) reserved(p bypass.Proto) ofctl.Field {
+	return ofctl.PortRange(fieldsOf(p).dst(l.ports.Base), l.ports.Mask)
+}
+
+// base is the flows of b. They all carry its lease as hard time-out.
+func (l layout) base(b bypass.Base) []ofctl.Flow {
+	hard := seconds(b.Lease)
+	flows := []ofctl.Flow{
+		{Table: l.cfg.InboundTable, Apply: []ofctl.Action{ofctl.ToController(headersOnly)}},
+		{Table: l.cfg.OutboundTable, Apply: []ofctl.Action{ofctl.Normal()}},
+		{Table: l.cfg.gateTable(), Apply: []ofctl.Action{ofctl.Normal()}, Clear: true},
+	}
+	for _, w := range b.Workloads {
+		for _, a := range w.IPs {
+			if a.Is4() {
+				flows = append(flows, l.workload(w, a, bypass.TCP), l.workload(w, a, bypass.UDP))
+			}
+		}
+	}
+	for _, g := range b.Guard {
+		if g.Local.Is4() && g.Remote.Is4() {
+			flows = append(flows, l.guard(g, bypass.TCP), l.guard(g, bypass.UDP))
+		}
+	}
+	for i := range flows {
+		flows[i].HardTimeout = hard
+		if flows[i].Cookie == 0 {
+			flows[i].Cookie = l.cookie(0)
+		}
+	}
+	return flows
+}
+
+// workload sends what may be bypassed to the outbound table. Frames with a tag, a
+// false source or in fragments never get there.
+func (l layout) workload(w bypass.Workload, a netip.Addr, p bypass.Proto) ofctl.Flow {
+	return ofctl.Flow{
+		Table: tableClassify, Priority: l.cfg.Priority, Cookie: l.cookie(w.Ofport),
+		Match: ip(p, ofctl.InPort(w.Ofport), ofctl.Untagged(), ofctl.NotFragment(),
+			ofctl.EthSrc(w.MAC), src(a)),
+		Goto: l.cfg.OutboundTable,
+	}
+}
+
+// guard keeps packets that no gate takes from the host's stack. Its cookie has no
+// ID, which tells its packet-ins from those of listen rules.
+func (l layout) guard(g bypass.AddrPair, p bypass.Proto) ofctl.Flow {
+	return ofctl.Flow{
+		Table: tableClassify, Priority: l.cfg.Priority - guardBelow,
+		Match: ip(p, ofctl.InPort(l.uplink), src(g.Remote), dst(g.Local), l.reserved(p)),
+		Apply: []ofctl.Action{ofctl.ToController(headersOnly)},
+	}
+}
+
+// hop is the group of h.
+func (l layout) hop(h bypass.Hop) ofctl.Group {
+	return ofctl.Group{
+		ID: l.cfg.GroupBase + h.ID, Type: ofctl.GroupIndirect,
+		Buckets: []ofctl.Bucket{{Actions: append(set(ofctl.EthSrc(h.Src), ofctl.EthDst(h.Dst)),
+			ofctl.Output{Port: l.uplink})}},
+	}
+}

@@ -1,0 +1,159 @@
+package ofpath_test
+
+import (
+	"context"
+	"net"
+	"runtime"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
+	"github.com/viasnet/vias/bypass/ofpath"
+	"github.com/viasnet/vias/internal/ovstest"
+	"github.com/viasnet/vias/ofctl"
+)
+
+// ovsBench is a datapath on a bridge of a real Open vSwitch.
+type ovsBench struct {
+	other
+	ovs    *ovstest.Switch
+	br     string
+	mgmt   string
+	uplink string
+	ports  [5]uint32
+	fds    [5]int
+}
+
+// newOVSBench makes a bridge named after n, so that cases can run side by side.
+func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
+	b := &ovsBench{ovs: ovs, br: "br" + strconv.Itoa(n), uplink: "u" + strconv.Itoa(n)}
+	b.mgmt = ovs.Bridge(b.br)
+	names := []string{bypasstest.Uplink: b.uplink, bypasstest.WorkloadA: "wa", bypasstest.WorkloadB: "wb", bypasstest.Plain: "t"}
+	for i, name := range names {
+		if i > 0 {
+			name += strconv.Itoa(n)
+		}
+		no, err := strconv.ParseUint(ovs.Port(b.br, name, "x"+name), 10, 32)
+		require.NoError(t, err)
+		b.ports[i] = uint32(no)
+		b.fds[i] = packetSocket(t, ovs.Netns, "x"+name)
+		if p := portsOf[i]; p.Tag != 0 {
+			ovs.MustVsctl("set", "port", name, "tag="+strconv.Itoa(int(p.Tag)))
+		} else {
+			ovs.MustVsctl("set", "port", name, "trunks=0")
+		}
+	}
+	ovs.MustVsctl("set", "port", b.br, "trunks=0")
+	ovs.IP("-n", ovs.Netns, "link", "set", b.br, "up")
+	b.ports[bypasstest.Stack] = ofctl.PortLocal
+	b.fds[bypasstest.Stack] = packetSocket(t, ovs.Netns, b.br)
+	sw, err := b.dial(context.Background())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, sw.Close()) })
+	b.sw = sw
+	return b
+}
+
+func (b *ovsBench) dial(ctx context.Context) (ofctl.Switch, error) {
+	return ofctl.Dial(ctx, b.mgmt, ofctl.Config{})
+}
+
+// packetSocket reads and writes the frames of an interface of a namespace.
+func packetSocket(t testing.TB, netns, name string) int {
+	t.Helper()
+	var fd int
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread is in another namespace
+		fd, err = openPacket(netns, name)
+	}()
+	<-done
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, unix.Close(fd)) })
+	return fd
+}
+
+func openPacket(netns, name string) (int, error) {
+	ns, err := unix.Open("/var/run/netns/"+netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(ns)
+	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		return 0, err
+	}
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, err
+	}
+	const all = uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	return fd, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Index})
+}
+
+func (b *ovsBench) Open(ctx context.Context) (bypass.Datapath, error) {
+	return ofpath.Open(ofpath.Config{Dial: b.dial, Uplink: b.uplink})(ctx)
+}
+
+func (b *ovsBench) Ofport(e bypasstest.End) uint32                 { return b.ports[e] }
+func (b *ovsBench) Foreign() func() string                         { return b.foreign() }
+func (b *ovsBench) Delete(e uint16, d bypass.Direction, id uint32) { b.delete(e, d, id) }
+
+// Settle makes the datapath forget what it has cached, and counts what that was.
+func (b *ovsBench) Settle() {
+	_, err := b.ovs.Appctl(context.Background(), "revalidator/purge")
+	require.NoError(b.t, err)
+}
+
+func (b *ovsBench) Send(e bypasstest.End, frame []byte) {
+	_, err := unix.Write(b.fds[e], frame)
+	require.NoError(b.t, err)
+}
+
+// Recv skips what this end sent itself, and what is not the suite's.
+func (b *ovsBench) Recv(e bypasstest.End, timeout time.Duration) []byte {
+	buf := make([]byte, 4096)
+	end := time.Now().Add(timeout)
+	for {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil
+		}
+		fds := []unix.PollFd{{Fd: int32(b.fds[e]), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, int(left.Milliseconds())+1); err != nil || fds[0].Revents == 0 {
+			continue
+		}
+		n, from, err := unix.Recvfrom(b.fds[e], buf, 0)
+		require.NoError(b.t, err)
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok && e != bypasstest.Stack && ll.Pkttype == unix.PACKET_OUTGOING {
+			continue
+		}
+		if _, ok := bypasstest.Parse(buf[:n]); ok {
+			return slices.Clone(buf[:n])
+		}
+	}
+}
+
+// TestIntegrationDatapath runs the conformance suite on Open vSwitch.
+func TestIntegrationDatapath(t *testing.T) {
+	ovs := ovstest.Start(t)
+	n := 0
+	bypasstest.RunDatapath(t, bypasstest.DatapathHarness{New: func(t *testing.T) bypasstest.Bench {
+		n++
+		b := newOVSBench(t, ovs, n)
+		b.other.t = t
+		b.normal()
+		return b
+	}})
+}

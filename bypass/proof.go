@@ -1,0 +1,308 @@
+package bypass
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/viasnet/vias/overlay"
+)
+
+// A proof shows that two hosts reach each other's underlay addresses directly:
+// untranslated, over few enough routers, fast enough, at full size, over UDP and
+// over TCP (a real handshake), in both directions, each on fresh ports. It does not
+// show that the path is private: that is what Trust is for.
+//
+//	lower PeerID                             higher PeerID
+//	asked ──── Challenge ──────────────────► (checks trust and route, listens)
+//	  ◄─────────────────────── Response ──── listening
+//	(checks, listens) ──── Ready ──────────► probing
+//	probing  ◄═══ probes on the path ══════► probing
+//	  ◄──────────────────────── Result ────► fresh
+//
+// Every end is prober of one half (from its port 0 to the peer's port 1) and
+// answers the other. While fresh, both keep pinging on the same ports; when either
+// protocol falls silent the proof has failed. A failed proof is tried again with
+// back-off.
+type proof struct {
+	cfg   proofConfig
+	phase proofPhase
+	round uint64
+
+	nonce         []byte // ours
+	peerEpoch     uint64
+	key           probeKey
+	local, remote netip.Addr
+	route         Route
+	mine, theirs  []uint16
+	listen        [4]uint32 // rule IDs
+
+	half   [2]half // our probes, by proto: UDP, TCP
+	peer   bool    // the peer's Result was good
+	seen   Reason  // what the peer's probes showed to be wrong
+	mtu    int     // proven
+	tries  int     // failed rounds in a row
+	reason Reason
+	since  time.Time
+
+	deadline time.Time // of the round; or, failed, when to try again
+	nextPing time.Time
+}
+
+// half is the progress of our probes over one protocol.
+type half struct {
+	proto    Proto
+	sent     int
+	n        uint32    // of the last request
+	sentAt   time.Time // of the last request
+	ok       bool
+	full     bool
+	rtt      time.Duration
+	waiting  time.Time // first ping without an answer since; zero = none
+	seq, num uint32    // TCP: next to send, next expected
+	open     bool      // TCP: SYN-ACK seen
+	next     time.Time // next (re)transmission
+}
+
+type proofConfig struct {
+	self, peer overlay.PeerID
+	network    string
+	epoch      uint64
+	trust      *Trust
+	lease      time.Duration
+	ports      *ports
+	ruleID     func() uint32
+}
+
+type proofPhase uint8
+
+const (
+	proofNone      proofPhase = iota // nothing is known; nobody asked
+	proofAsked                       // lower: Challenge sent
+	proofListening                   // Listen rules are being set, or Ready is awaited
+	proofProbing
+	proofFresh
+	proofFailed
+)
+
+func (p proofPhase) String() string {
+	return [...]string{"none", "asked", "listening", "probing", "fresh", "failed"}[p]
+}
+
+// Times of a proof.
+const (
+	proofRound    = 3 * time.Second        // for one round, all in all
+	proofResend   = 150 * time.Millisecond // between two probes
+	proofProbes   = 6                      // probes a half, full size in the first half of them
+	proofPing     = 500 * time.Millisecond // while bypasses depend on it
+	proofIdlePing = 5 * time.Second        // while none does
+	proofStale    = 2500 * time.Millisecond
+	proofRetryMin = time.Second
+	proofRetryMax = 15 * time.Second
+	proofPingSize = 96
+)
+
+// proofAction is what a proof wants done: tell, emit or apply.
+type proofAction interface{ isProofAction() }
+
+type (
+	tell struct{ message message } // over the link
+	emit struct{ frame []byte }    // out of the uplink
+)
+
+func (tell) isProofAction()  {}
+func (emit) isProofAction()  {}
+func (apply) isProofAction() {}
+
+func (p *proof) lower() bool { return p.cfg.self.Compare(p.cfg.peer) < 0 }
+
+// fresh tells whether bypasses may depend on the path.
+func (p *proof) fresh() bool { return p.phase == proofFresh }
+
+// ask starts a round from the lower end.
+func (p *proof) ask(local netip.Addr, mtu int, now time.Time) []proofAction {
+	p.begin(randomUint64(), now)
+	p.phase, p.local = proofAsked, local
+	return []proofAction{tell{message{Kind: msgChallenge, ID: p.round, Epoch: p.cfg.epoch, Nonce: p.nonce,
+		Addr: local, Domain: p.cfg.trust.Domain, MTU: mtu}}}
+}
+
+func (p *proof) begin(round uint64, now time.Time) {
+	cfg, tries, listen, phase, reason := p.cfg, p.tries, p.listen, p.phase, p.reason
+	*p = proof{cfg: cfg, tries: tries, listen: listen, reason: reason, round: round, since: now, deadline: now.Add(proofRound)}
+	if phase != proofFailed {
+		p.reason = ReasonProving
+	}
+	p.nonce = make([]byte, 32)
+	_, _ = rand.Read(p.nonce) // never fails (crypto/rand)
+	p.half = [2]half{{proto: UDP}, {proto: TCP}}
+}
+
+// challenged answers a Challenge (higher end) whose sender's address we reach by route.
+func (p *proof) challenged(m message, route Route, now time.Time) []proofAction {
+	p.begin(m.ID, now)
+	if r := p.accept(m, route); r != ReasonNone {
+		return p.fail(r, now)
+	}
+	p.phase = proofListening
+	return []proofAction{apply{Change{Add: p.listenRules()}}}
+}
+
+// responded goes on with a Response (lower end).
+func (p *proof) responded(m message, route Route, now time.Time) []proofAction {
+	if p.phase != proofAsked || m.ID != p.round {
+		return nil
+	}
+	if r := p.accept(m, route); r != ReasonNone {
+		return p.fail(r, now)
+	}
+	p.theirs = m.Ports
+	p.phase = proofListening
+	return []proofAction{apply{Change{Add: p.listenRules()}}}
+}
+
+// accept checks what the peer says of itself, and derives the key.
+func (p *proof) accept(m message, route Route) Reason {
+	if m.Domain != p.cfg.trust.Domain {
+		return ReasonDomain
+	}
+	if r := p.cfg.trust.check(m.Addr, route); r != ReasonNone {
+		return r
+	}
+	if p.local.IsValid() && p.local != route.Local {
+		return ReasonNoRoute // the way back is not from the address that we offered
+	}
+	p.local, p.remote, p.route, p.peerEpoch = route.Local, m.Addr, route, m.Epoch
+	p.mtu = min(route.MTU, m.MTU)
+	p.mine = p.cfg.ports.probe(2)
+	us := proofEnd{p.cfg.self, p.cfg.epoch, p.local, p.nonce}
+	them := proofEnd{p.cfg.peer, m.Epoch, m.Addr, m.Nonce}
+	if !p.lower() {
+		us, them = them, us
+	}
+	k, err := newProbeKey(us, them, p.cfg.network, m.Domain)
+	if err != nil || subtle.ConstantTimeCompare(m.Nonce, p.nonce) == 1 {
+		return ReasonPeerFailed
+	}
+	p.key = k
+	return ReasonNone
+}
+
+// anybody may have sent a probe: its MAC tells who did.
+var anybody = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+
+// listenRules bring the peer's probes, and answers to ours, up to us.
+func (p *proof) listenRules() []Rule {
+	rules := make([]Rule, 0, len(p.listen))
+	for i := range p.listen {
+		if p.listen[i] == 0 {
+			p.listen[i] = p.cfg.ruleID()
+		}
+		if len(p.mine) != 2 {
+			continue
+		}
+		rules = append(rules, Rule{ID: p.listen[i], Direction: Listen, Flow: Flow{Proto: []Proto{UDP, TCP}[i%2]},
+			Local: netip.AddrPortFrom(p.local, p.mine[i/2]), Remote: anybody, Hard: p.cfg.lease})
+	}
+	return rules
+}
+
+// listens: the Listen rules are in the switch.
+func (p *proof) listens(now time.Time) []proofAction {
+	if p.phase != proofListening {
+		return nil
+	}
+	if p.lower() {
+		p.phase = proofProbing
+		return append([]proofAction{tell{message{Kind: msgReady, ID: p.round, Ports: p.mine}}}, p.tick(now, false)...)
+	}
+	return []proofAction{tell{message{Kind: msgResponse, ID: p.round, Epoch: p.cfg.epoch, Nonce: p.nonce, Addr: p.local,
+		Ports: p.mine, Domain: p.cfg.trust.Domain, MTU: p.route.MTU}}}
+}
+
+// readied: the lower end listens too (higher end).
+func (p *proof) readied(m message, now time.Time) []proofAction {
+	if p.phase != proofListening || p.lower() || m.ID != p.round {
+		return nil
+	}
+	p.theirs, p.phase = m.Ports, proofProbing
+	return p.tick(now, false)
+}
+
+// resulted takes the peer's findings.
+func (p *proof) resulted(m message, now time.Time) []proofAction {
+	if m.ID != p.round || p.phase != proofProbing {
+		return nil
+	}
+	if m.Reason != ReasonNone {
+		return p.failQuietly(m.Reason, now)
+	}
+	p.mtu = min(p.mtu, max(m.MTU, 0))
+	p.peer = true
+	p.conclude(now)
+	return nil
+}
+
+// refused: the peer will not go on with the round.
+func (p *proof) refused(m message, now time.Time) []proofAction {
+	if m.ID != p.round || p.phase == proofNone {
+		return nil
+	}
+	return p.failQuietly(m.Reason, now)
+}
+
+// conclude makes the proof fresh when both ends' halves are good.
+func (p *proof) conclude(now time.Time) {
+	if p.phase != proofProbing || !p.peer || !p.half[0].ok || !p.half[1].ok {
+		return
+	}
+	p.phase, p.reason, p.tries, p.since = proofFresh, ReasonNone, 0, now
+	p.deadline, p.nextPing = time.Time{}, now.Add(proofPing)
+}
+
+// fail ends the round and tells the peer why.
+func (p *proof) fail(r Reason, now time.Time) []proofAction {
+	return append(p.failQuietly(r, now), tell{message{Kind: msgRefuse, ID: p.round, Reason: r}})
+}
+
+func (p *proof) failQuietly(r Reason, now time.Time) []proofAction {
+	if r == ReasonNone {
+		r = ReasonPeerFailed
+	}
+	var acts []proofAction
+	if rules := p.listenRules(); len(rules) > 0 {
+		acts = append(acts, apply{Change{Remove: rules}})
+	}
+	retry := min(proofRetryMin<<min(p.tries, 10), proofRetryMax)
+	p.phase, p.reason, p.since = proofFailed, r, now
+	p.tries++
+	p.deadline = now.Add(retry)
+	return acts
+}
+
+// due is when tick wants to be called next; zero = never.
+func (p *proof) due() time.Time {
+	switch p.phase {
+	case proofAsked, proofListening:
+		return p.deadline
+	case proofProbing:
+		t := p.deadline
+		for i := range p.half {
+			if h := &p.half[i]; !h.ok && h.next.Before(t) {
+				t = h.next
+			}
+		}
+		return t
+	case proofFresh:
+		return p.nextPing
+	}
+	return time.Time{}
+}
+
+func randomUint64() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return binary.BigEndian.Uint64(b[:])
+}

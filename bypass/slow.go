@@ -1,0 +1,181 @@
+package bypass
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/viasnet/vias/tap"
+)
+
+// baseState is the slow half: what setBase tells the switch.
+type baseState struct {
+	workloads map[uint32]ownedWorkload // by ofport
+	hops      map[netip.Addr]Hop       // by next hop
+	lastHop   uint32
+	lastPeer  uint32       // number of the last lease
+	guarded   []netip.Addr // as last told to the host's guard
+	queued    bool
+	version   int // of workloads, to tell waiters
+	waiters   []baseWaiter
+}
+
+type ownedWorkload struct {
+	Workload
+	member *Member
+}
+
+type baseWaiter struct {
+	version int
+	done    chan struct{}
+}
+
+func (b *baseState) init() {
+	b.workloads, b.hops = make(map[uint32]ownedWorkload), make(map[netip.Addr]Hop)
+}
+
+// hopFor is the hop to use for a route, made or updated as need be.
+func (l *loop) hopFor(r Route) uint32 {
+	h, known := l.base.hops[r.Via]
+	if !known {
+		l.base.lastHop++
+		h.ID = l.base.lastHop
+	}
+	if h.Src != r.Src || h.Dst != r.NextHop {
+		h.Src, h.Dst = r.Src, r.NextHop
+		l.base.hops[r.Via] = h
+		l.setBase(nil)
+	}
+	return h.ID
+}
+
+// setBase has the switch hold the slow half as it is now. done, if not nil, is
+// closed when a Set that includes it has succeeded; failures are tried again with
+// the next renewal or when the switch is back.
+func (l *loop) setBase(done chan struct{}) {
+	b := &l.base
+	b.version++
+	if done != nil {
+		b.waiters = append(b.waiters, baseWaiter{b.version, done})
+	}
+	if b.queued { // the queued one is built when its turn comes
+		return
+	}
+	b.queued = true
+	l.box.post(l.flushBase)
+}
+
+// flushBase builds and queues the Set that is due, if any. Whoever queues a change
+// that relies on the slow half as it is now calls it first.
+func (l *loop) flushBase() {
+	if !l.base.queued {
+		return
+	}
+	l.base.queued = false
+	l.setGuard()
+	if !l.up {
+		return
+	}
+	base, version := l.buildBase(), l.base.version
+	l.change.post(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+		err := l.dp.Set(ctx, base)
+		cancel()
+		l.box.post(func() { l.baseSet(version, err) })
+	})
+}
+
+func (l *loop) baseSet(version int, err error) {
+	if err != nil {
+		if !errors.Is(err, ErrSwitchDown) {
+			l.log.Error("bypass: the switch refused the base rules", "err", err)
+		}
+		return
+	}
+	l.base.waiters = slices.DeleteFunc(l.base.waiters, func(w baseWaiter) bool {
+		if w.version <= version {
+			close(w.done)
+		}
+		return w.version <= version
+	})
+}
+
+func (l *loop) buildBase() Base {
+	b := Base{Epoch: uint16(l.epoch), Ports: l.cfg.Ports, Lease: l.cfg.Lease}
+	for _, w := range l.base.workloads {
+		b.Workloads = append(b.Workloads, w.Workload)
+	}
+	slices.SortFunc(b.Workloads, func(x, y Workload) int { return int(x.Ofport) - int(y.Ofport) })
+	for _, h := range l.base.hops {
+		b.Hops = append(b.Hops, h)
+	}
+	slices.SortFunc(b.Hops, func(x, y Hop) int { return int(x.ID) - int(y.ID) })
+	for _, p := range l.peers {
+		if pair, ok := p.guard(); ok && !slices.Contains(b.Guard, pair) {
+			b.Guard = append(b.Guard, pair)
+		}
+	}
+	slices.SortFunc(b.Guard, func(x, y AddrPair) int { return x.Remote.Compare(y.Remote) })
+	return b
+}
+
+// setGuard tells the host's guard when the list of peers changed.
+func (l *loop) setGuard() {
+	var peers []netip.Addr
+	for _, p := range l.peers {
+		if pair, ok := p.guard(); ok && !slices.Contains(peers, pair.Remote) {
+			peers = append(peers, pair.Remote)
+		}
+	}
+	slices.SortFunc(peers, netip.Addr.Compare)
+	if slices.Equal(peers, l.base.guarded) {
+		return
+	}
+	l.base.guarded = peers
+	l.look.post(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+		defer cancel()
+		if err := l.cfg.Underlay.Guard(ctx, l.cfg.Ports, peers); err != nil {
+			l.log.Error("bypass: the host's guard against resets could not be set", "err", err)
+		}
+	})
+}
+
+// underlayChanged asks anew for our address and the routes in use.
+func (l *loop) underlayChanged() {
+	l.look.post(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		addrs, err := l.cfg.Underlay.Addrs(ctx)
+		cancel()
+		addr, ok := netip.Addr{}, false
+		if err == nil {
+			addr, ok = l.cfg.Trust.addr(addrs)
+		}
+		l.box.post(func() {
+			if !ok {
+				addr = netip.Addr{}
+			}
+			l.addr = addr
+			for _, p := range l.peers {
+				l.recheckRoute(p)
+			}
+		})
+	})
+}
+
+// routeTo looks up the way to remote and calls then in the loop.
+func (l *loop) routeTo(remote netip.Addr, then func(Route, error)) {
+	l.look.post(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		r, err := l.cfg.Underlay.Route(ctx, remote)
+		cancel()
+		if err == nil && (r.NextHop == tap.MAC{} || !r.Local.IsValid()) {
+			err = errNoNextHop
+		}
+		l.box.post(func() { then(r, err) })
+	})
+}
+
+var errNoNextHop = errors.New("bypass: the underlay told no next hop")

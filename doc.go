@@ -1,0 +1,2 @@
+// Package vias
+package vias

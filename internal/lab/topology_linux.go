@@ -1,0 +1,262 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Lab is a lab that is up. Its methods are for one goroutine at a time.
+type Lab struct {
+	cfg   Config
+	state *state
+	hosts []*Host
+	ovs   []*OVSD // of each host
+	nodes []*child
+}
+
+// programs that a lab starts.
+func programs() []string {
+	return []string{"ip", "sysctl", "nft", "iperf3", "ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl", "ovs-appctl"}
+}
+
+// Ready says why there can be no lab here: no root, or a program is missing.
+func Ready() error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%w: needs root, for network namespaces", ErrLab)
+	}
+	var missing []string
+	for _, p := range programs() {
+		if _, err := exec.LookPath(p); err != nil {
+			missing = append(missing, p)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: missing programs: %s (make deps installs them)", ErrLab, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// Up builds a lab: namespaces, the provider's network, switches and containers. No
+// node runs yet. What a crashed lab of that name left is removed first; a live one
+// is an error. When Up fails nothing is left.
+func Up(ctx context.Context, cfg Config) (*Lab, error) {
+	cfg, err := cfg.normal()
+	if err != nil {
+		return nil, err
+	}
+	if err := Ready(); err != nil {
+		return nil, err
+	}
+	if err := clearCrashed(ctx, cfg); err != nil {
+		return nil, err
+	}
+	l := &Lab{cfg: cfg, hosts: cfg.plan(), state: &state{path: statePath(cfg.dir())}}
+	if err := os.MkdirAll(cfg.dir(), 0o700); err != nil {
+		return nil, fmt.Errorf("lab: %w", err)
+	}
+	owner, err := identify(os.Getpid())
+	if err != nil {
+		return nil, fmt.Errorf("lab: %w", err)
+	}
+	err = l.state.update(func(d *stateData) { d.Owner, d.Dir = owner, cfg.dir() })
+	if err == nil {
+		err = l.build(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Down(context.WithoutCancel(ctx)))
+	}
+	return l, nil
+}
+
+func clearCrashed(ctx context.Context, cfg Config) error {
+	s, err := readState(cfg.dir())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case s.data.Owner.alive():
+		return fmt.Errorf("%w: one is up already, run by pid %d (-down ends it)", ErrLab, s.data.Owner.PID)
+	}
+	cfg.Logger.Info("removing what a crashed lab left", "dir", cfg.dir())
+	return s.tearDown(ctx)
+}
+
+// Down removes the lab. It is idempotent.
+func (l *Lab) Down(ctx context.Context) error {
+	if err := l.state.tearDown(ctx); err != nil {
+		return err
+	}
+	for _, n := range l.nodes {
+		<-n.exited
+	}
+	return nil
+}
+
+// Hosts lists the hosts.
+func (l *Lab) Hosts() []*Host { return l.hosts }
+
+// OVS is the switch of host number i, counted from 1.
+func (l *Lab) OVS(i int) *OVSD { return l.ovs[i-1] }
+
+func (l *Lab) build(ctx context.Context) error {
+	if err := l.namespace(ctx, l.cfg.netNamespace()); err != nil {
+		return err
+	}
+	if err := l.provider(ctx); err != nil {
+		return fmt.Errorf("provider network: %w", err)
+	}
+	for _, h := range l.hosts {
+		if err := l.host(ctx, h); err != nil {
+			return fmt.Errorf("host %d: %w", h.Index, err)
+		}
+	}
+	return nil
+}
+
+// namespace makes one network namespace, refusing one that is somebody else's.
+func (l *Lab) namespace(ctx context.Context, name string) error {
+	if namespaceExists(name) {
+		return fmt.Errorf("%w: there is a network namespace %s that is not ours; choose another prefix", ErrLab, name)
+	}
+	if err := l.state.update(func(d *stateData) { d.Namespaces = append(d.Namespaces, name) }); err != nil {
+		return err
+	}
+	if _, err := command(ctx, "ip", "netns", "add", name); err != nil {
+		return err
+	}
+	return l.ip(ctx, name, "link set lo up")
+}
+
+// noIPv6 keeps the kernel's own IPv6 chatter off the provider's network.
+func (l *Lab) noIPv6(ctx context.Context, ns string) error {
+	_, err := l.in(ctx, ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+	return err
+}
+
+// provider is one bridge with the gateway's address, to which hosts are plugged.
+func (l *Lab) provider(ctx context.Context) error {
+	ns := l.cfg.netNamespace()
+	if err := l.noIPv6(ctx, ns); err != nil {
+		return err
+	}
+	return l.ips(ctx, ns,
+		"link add net0 address 02:99:00:00:00:fe type bridge mcast_snooping 0",
+		fmt.Sprintf("link set net0 mtu %d up", underlayMTU),
+		fmt.Sprintf("addr add %s/%d dev net0", gateway(), underlayBits))
+}
+
+func (l *Lab) ips(ctx context.Context, ns string, lines ...string) error {
+	for _, line := range lines {
+		if err := l.ip(ctx, ns, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// host builds one host with its switch and containers.
+func (l *Lab) host(ctx context.Context, h *Host) error {
+	if err := os.MkdirAll(h.OVSDir, 0o700); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	if err := l.namespace(ctx, h.Namespace); err != nil {
+		return err
+	}
+	if err := l.noIPv6(ctx, h.Namespace); err != nil {
+		return err
+	}
+	plug := fmt.Sprintf("h%d", h.Index) // the provider's end
+	if err := l.ips(ctx, l.cfg.netNamespace(),
+		fmt.Sprintf("link add %s type veth peer name %s address %s mtu %d netns %s", plug, uplink, h.MAC, underlayMTU, h.Namespace),
+		fmt.Sprintf("link set %s master net0 mtu %d up", plug, underlayMTU)); err != nil {
+		return err
+	}
+	for i := range h.Containers {
+		if err := l.container(ctx, h, &h.Containers[i]); err != nil {
+			return fmt.Errorf("container %s: %w", h.Containers[i].Name, err)
+		}
+	}
+	if err := l.openVSwitch(ctx, h); err != nil {
+		return err
+	}
+	// The kernel gets the uplink's frames beside the switch. Bridge and uplink have
+	// one MAC, so it would answer them: what the host is to have comes by the bridge.
+	if _, err := l.in(ctx, h.Namespace, "nft",
+		"table netdev uplink { chain in { type filter hook ingress device "+uplink+" priority -500; policy drop; }; }"); err != nil {
+		return err
+	}
+	return l.ips(ctx, h.Namespace,
+		"link set "+uplink+" up",
+		fmt.Sprintf("addr add %s/%d dev %s", h.Addr, underlayBits, bridge),
+		"link set "+bridge+" up",
+		"route add default via "+gateway().String())
+}
+
+// container is a namespace with one veth pair to the host; offloads as they come.
+func (l *Lab) container(ctx context.Context, h *Host, c *Container) error {
+	if err := l.namespace(ctx, c.Namespace); err != nil {
+		return err
+	}
+	return errors.Join(
+		l.ips(ctx, h.Namespace,
+			fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %s", c.Port, l.cfg.MTU, c.MAC, l.cfg.MTU, c.Namespace),
+			fmt.Sprintf("link set %s up", c.Port)),
+		l.ips(ctx, c.Namespace,
+			fmt.Sprintf("addr add %s/%d dev eth0", c.Addr, overlayBits),
+			"link set eth0 up"))
+}
+
+// openVSwitch starts the host's switch and plugs everything in. The tags are in the
+// database, so they outlive a restart of ovs-vswitchd, when no flow of ours is there.
+func (l *Lab) openVSwitch(ctx context.Context, h *Host) error {
+	if err := l.state.update(func(d *stateData) { d.OVS = append(d.OVS, h.OVSDir) }); err != nil {
+		return err
+	}
+	o, err := StartOVSD(ctx, OVSDConfig{Dir: h.OVSDir, Netns: h.Namespace, TSO: true})
+	if err != nil {
+		return err
+	}
+	l.ovs = append(l.ovs, o)
+	// mtu_request: the bridge's own port would follow the narrowest workload.
+	args := strings.Fields(fmt.Sprintf("add-br %[1]s -- set bridge %[1]s datapath_type=netdev fail-mode=standalone other-config:hwaddr=\"%[2]s\""+
+		" -- set interface %[1]s mtu_request=%[3]d -- set port %[1]s trunks=0"+
+		" -- add-port %[1]s %[4]s trunks=0 -- set interface %[4]s ofport_request=%[5]d",
+		bridge, h.MAC, underlayMTU, uplink, ofportUplink))
+	for _, c := range h.Containers {
+		args = append(args, access(c.Port, c.Ofport)...)
+	}
+	if _, err := o.Vsctl(ctx, args...); err != nil {
+		return err
+	}
+	// The node makes the TAP later; Open vSwitch attaches it when it appears. To wait
+	// for it here would be in vain.
+	args = access(tapName, ofportTAP)
+	_, err = o.Vsctl(ctx, append([]string{"--no-wait"}, args[1:]...)...)
+	return err
+}
+
+// access adds a port of the workloads' VLAN.
+func access(port string, ofport uint32) []string {
+	return strings.Fields(fmt.Sprintf("-- add-port %s %s tag=%d -- set interface %s ofport_request=%d",
+		bridge, port, workloadTag, port, ofport))
+}
+
+// logTail is the end of a file, for an error.
+func logTail(path string) string {
+	const most = 600
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	if len(b) > most {
+		b = b[len(b)-most:]
+	}
+	return filepath.Base(path) + ": " + strings.TrimSpace(string(b))
+}

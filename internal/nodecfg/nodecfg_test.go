@@ -1,0 +1,167 @@
+package nodecfg
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/overlay"
+)
+
+const peerID = "aebagbafaydqqcikbmga2dqpcaireeyuculbogazdinryhi6d4qa"
+
+const good = `{
+  "identity": "/var/lib/vias/identity.pem",
+  "network": "blue",
+  "signal": {"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"},
+  "listen": "10.99.0.1:7400",
+  "bridge": "br0",
+  "openflow": "unix:/run/openvswitch/br0.mgmt",
+  "uplink": "eth0",
+  "tap": {"name": "vias0"},
+  "endpoints": [{"name": "c1", "port": "c1", "ofport": 11, "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1", "fd77::1"], "tag": "web"}],
+  "peers": [{"id": "` + peerID + `"}],
+  "policy": {"default": "bypass", "rules": [{"port": 5202, "action": "overlay"}, {"port": 5204, "action": "bypass", "after": 65536, "hold": "1ms", "idle": "9s"}]},
+  "trust": {"prefixes": ["10.99.0.0/24"], "domain": "lab", "max_hops": 1, "max_rtt": "3ms"},
+  "lease": "10s",
+  "status": "/run/vias/status.sock"
+}`
+
+func TestLoad(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node.json")
+	require.NoError(t, os.WriteFile(path, []byte(good), 0o600))
+	c, err := Load(path)
+	require.NoError(t, err)
+	require.Equal(t, "br0", c.UplinkAddrDevice, "default")
+	require.Equal(t, 1400, c.TAP.MTU, "default")
+	require.Equal(t, "info", c.Log, "default")
+	require.Equal(t, bypass.DefaultPorts, bypass.PortRange(c.Ports), "default")
+	require.Equal(t, c.Peers[0].ID.Short(), c.Peers[0].Name, "default")
+	require.Equal(t, netip.MustParseAddrPort("10.99.0.1:7401"), c.Signal.Serve)
+	require.Equal(t, bypass.Trust{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}, Domain: "lab",
+		MaxHops: 1, MaxRTT: 3 * time.Millisecond}, c.Trust.Bypass())
+
+	text, err := c.JSON()
+	require.NoError(t, err)
+	again, err := Parse(text)
+	require.NoError(t, err, string(text))
+	require.Equal(t, c, again, "what it writes it reads")
+
+	_, err = Load(path + "x")
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range []struct{ old, new, want string }{
+		{`"network"`, `"netwrok"`, `unknown field "netwrok"`},
+		{`"blue"`, `7`, `line 3: "network" cannot be a number`},
+		{`"blue",`, `"blue"`, "line 4: invalid character"},
+		{`"blue"`, `""`, "network: no name"},
+		{`"/var/lib/vias/identity.pem"`, `""`, "identity: no path"},
+		{`"tcp": "10.99.0.1:7401"`, `"tcp": "10.99.0.1"`, "signal: not an ip:port"},
+		{`"tcp": "10.99.0.1:7401", `, ``, "signal.tcp"},
+		{`"10.99.0.1:7400"`, `""`, "listen"},
+		{`"/run/vias/status.sock"`, `""`, "status: no path"},
+		{`/run/vias/status.sock`, "/" + strings.Repeat("x", 107), "at most 107 bytes"},
+		{`"lease": "10s"`, `"lease": "10s", "log": "loud"`, `log: "loud"`},
+		{`"10s"`, `"1500ms"`, "lease: want whole seconds"},
+		{`"10s"`, `"-10s"`, "lease: "},
+		{`"10s"`, `"soon"`, "lease: "},
+		{`"bridge": "br0",`, ``, "bridge: none given"},
+		{`unix:/run`, `/run`, "openflow:"},
+		{`"uplink": "eth0"`, `"uplink": ""`, "uplink: no interface"},
+		{`"eth0"`, `"a-very-long-interface"`, "longer than an interface"},
+		{`"name": "vias0"`, `"name": ""`, "tap.name"},
+		{`"vias0"`, `"vias/0"`, "tap.name"},
+		{`"name": "vias0"`, `"name": "vias0", "mtu": 100`, "tap.mtu: 100"},
+		{`"name": "c1", "port"`, `"port"`, "no name given"},
+		{`02:77:00:00:00:01`, `03:77:00:00:00:01`, "no station"},
+		{`02:77:00:00:00:01`, `02:77`, "not a MAC"},
+		{`"port": "c1", "ofport": 11, `, ``, "neither port nor ofport"},
+		{`"fd77::1"`, `"10.77.0.1"`, "is there twice"},
+		{`"fd77::1"`, `"224.0.0.1"`, "no workload's address"},
+		{peerID, strings.Repeat("a", 52), "no id given"},
+		{peerID, "x", "not a peer ID"},
+		{`[{"id": "` + peerID + `"}]`, `[{"id": "` + peerID + `"}, {"id": "` + peerID + `"}]`, "there twice"},
+		{`"default": "bypass"`, `"default": "maybe"`, "policy: default"},
+		{`"port": 5202, `, ``, "rule 1 has no port"},
+		{`"action": "overlay"`, `"action": "x"`, "rule 1: action"},
+		{`"action": "overlay"`, `"action": "overlay", "after": 1`, "go with action"},
+		{`65536`, `-1`, "after is negative"},
+		{`"10.99.0.0/24"`, `"10.99.0.1/24"`, "trust.prefixes"},
+		{`"max_hops": 1`, `"max_hops": 300`, "trust.max_hops"},
+		{`"lease": "10s"`, `"ports": "61441-65535"`, "range of ports"},
+		{`"lease": "10s"`, `"ports": "61440"`, "range of ports"},
+		{`"lease": "10s"`, `"ports": "65535-61440"`, "range of ports"},
+		{`"lease": "10s"`, `"ports": "0-65535"`, "range of ports"},
+	} {
+		text := strings.Replace(good, c.old, c.new, 1)
+		require.NotEqual(t, good, text, c.old)
+		_, err := Parse([]byte(text))
+		require.ErrorContains(t, err, c.want, c.new)
+		require.NotContains(t, err.Error(), "\n", "one line")
+	}
+	for text, want := range map[string]string{"": "too early", "{": "too early", good + "{}": "follows", "[]": "cannot be"} {
+		_, err := Parse([]byte(text))
+		require.ErrorContains(t, err, want, text)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	c, err := Parse([]byte(good))
+	require.NoError(t, err)
+	f := c.Policy.Func()
+	ask := func(src, dst uint16) bypass.Verdict {
+		return f(bypass.Request{Flow: bypass.Flow{Proto: bypass.TCP,
+			Src: netip.AddrPortFrom(netip.MustParseAddr("10.77.0.1"), src),
+			Dst: netip.AddrPortFrom(netip.MustParseAddr("10.77.0.2"), dst)}})
+	}
+	require.Equal(t, bypass.Verdict{Bypass: true}, ask(40000, 80))
+	require.Equal(t, bypass.Verdict{}, ask(40000, 5202))
+	require.Equal(t, bypass.Verdict{}, ask(5202, 40000), "the server's side")
+	require.Equal(t, bypass.Verdict{Bypass: true, After: 65536, Hold: time.Millisecond, Idle: 9 * time.Second}, ask(40000, 5204))
+
+	p, err := ParsePolicy([]byte(`{}`))
+	require.NoError(t, err)
+	require.Equal(t, bypass.Verdict{}, p.Func()(bypass.Request{}), "nothing said: overlay")
+	_, err = ParsePolicy([]byte(`{"defualt":"bypass"}`))
+	require.ErrorContains(t, err, "defualt")
+}
+
+func TestPorts(t *testing.T) {
+	for text, want := range map[string]Ports{
+		"61440-65535": {0xf000, 0xf000}, "32768-65535": {0x8000, 0x8000}, "50000-50000": {50000, 0xffff}, "49152-53247": {0xc000, 0xf000},
+	} {
+		var p Ports
+		require.NoError(t, p.UnmarshalText([]byte(text)))
+		require.Equal(t, want, p)
+		back, err := p.MarshalText()
+		require.NoError(t, err)
+		require.Equal(t, text, string(back))
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte(`{"policy":{"rules":[{"port":1,"action":"bypass","hold":"1ns"}]},"ports":"1-1"}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := Parse(text)
+		if err != nil {
+			require.NotContains(t, err.Error(), "\n", "one line")
+			return
+		}
+		b, err := c.JSON()
+		require.NoError(t, err)
+		again, err := Parse(b)
+		require.NoError(t, err, "%s", b)
+		require.Equal(t, c.Ports, again.Ports)
+		require.Equal(t, c.Policy, again.Policy)
+		require.NotEqual(t, overlay.PeerID{}, append(again.Peers, Peer{ID: overlay.PeerID{1}})[0].ID)
+	})
+}

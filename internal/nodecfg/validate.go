@@ -1,0 +1,147 @@
+package nodecfg
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
+)
+
+// Bounds and defaults of fields.
+const (
+	DefaultMTU = 1400
+	minMTU     = 576 // RFC 791: every host takes that
+	maxMTU     = 65535
+	maxName    = 15  // IFNAMSIZ - 1
+	maxPath    = 107 // of a unix socket
+	minLease   = 4 * time.Second
+)
+
+// Validate returns the first thing that is wrong with c, in one line.
+func (c *Config) Validate() error {
+	for _, check := range []func() error{
+		c.checkRequired, c.checkBypass, c.checkTAP, c.checkEndpoints, c.checkPeers,
+		c.Policy.Validate, c.checkTrust,
+	} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkRequired() error {
+	switch {
+	case c.Identity == "":
+		return errors.New("identity: no path given")
+	case c.Network == "":
+		return errors.New("network: no name given")
+	case !c.Signal.TCP.IsValid() || c.Signal.TCP.Port() == 0:
+		return errors.New("signal.tcp: no ADDRESS:PORT of the rendezvous given")
+	case !c.Listen.IsValid():
+		return errors.New("listen: no ADDRESS:PORT given")
+	case c.Status == "":
+		return errors.New("status: no path given")
+	case len(c.Status) > maxPath:
+		return fmt.Errorf("status: a unix socket's path has at most %d bytes, this has %d", maxPath, len(c.Status))
+	}
+	switch strings.ToLower(c.Log) {
+	case "", "debug", "info", "warn", "error":
+		return nil
+	}
+	return fmt.Errorf("log: %q is none of debug, info, warn, error", c.Log)
+}
+
+func (c *Config) checkBypass() error {
+	switch {
+	case c.Lease != 0 && (time.Duration(c.Lease) < minLease || time.Duration(c.Lease)%time.Second != 0):
+		return fmt.Errorf("lease: want whole seconds, %v at least", minLease)
+	case c.Bridge == "" && (c.OpenFlow != "" || c.Uplink != "" || c.UplinkAddrDevice != "" || c.OVSDB != ""):
+		return errors.New("bridge: none given, but openflow, ovsdb, uplink or uplink_addr_device is")
+	case c.Bridge == "":
+		return nil
+	case !strings.HasPrefix(c.OpenFlow, "unix:") && !strings.HasPrefix(c.OpenFlow, "tcp:"):
+		return fmt.Errorf("openflow: %q is neither unix:PATH nor tcp:HOST:PORT", c.OpenFlow)
+	case c.Uplink == "":
+		return errors.New("uplink: no interface given")
+	}
+	for field, name := range map[string]string{"bridge": c.Bridge, "uplink": c.Uplink, "uplink_addr_device": c.UplinkAddrDevice} {
+		if len(name) > maxName {
+			return fmt.Errorf("%s: %q is longer than an interface's name can be", field, name)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkTAP() error {
+	switch {
+	case c.TAP.Name == "":
+		return errors.New("tap.name: none given")
+	case len(c.TAP.Name) > maxName || strings.ContainsAny(c.TAP.Name, "/ \t\n"):
+		return fmt.Errorf("tap.name: %q cannot be an interface's name", c.TAP.Name)
+	case c.TAP.MTU != 0 && (c.TAP.MTU < minMTU || c.TAP.MTU > maxMTU):
+		return fmt.Errorf("tap.mtu: %d is not between %d and %d", c.TAP.MTU, minMTU, maxMTU)
+	}
+	return nil
+}
+
+func (c *Config) checkEndpoints() error {
+	names, macs, ips := map[string]bool{}, map[tap.MAC]bool{}, map[string]bool{}
+	for i, e := range c.Endpoints {
+		bad := func(format string, args ...any) error {
+			return fmt.Errorf("endpoints: number %d (%q): "+format, append([]any{i + 1, e.Name}, args...)...)
+		}
+		switch {
+		case e.Name == "":
+			return bad("no name given")
+		case names[e.Name]:
+			return bad("the name is there twice")
+		case e.MAC.IsZero() || e.MAC.IsMulticast():
+			return bad("mac: %v is no station's address", e.MAC)
+		case macs[e.MAC]:
+			return bad("mac: %v is there twice", e.MAC)
+		case c.Bridge != "" && e.Port == "" && e.Ofport == 0:
+			return bad("neither port nor ofport given")
+		}
+		names[e.Name], macs[e.MAC] = true, true
+		for _, ip := range e.IPs {
+			switch {
+			case !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "":
+				return bad("ips: %v is no workload's address", ip)
+			case ips[ip.Unmap().String()]:
+				return bad("ips: %v is there twice", ip)
+			}
+			ips[ip.Unmap().String()] = true
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkPeers() error {
+	seen := map[overlay.PeerID]bool{}
+	for i, p := range c.Peers {
+		switch {
+		case p.ID.IsZero():
+			return fmt.Errorf("peers: number %d (%q): no id given", i+1, p.Name)
+		case seen[p.ID]:
+			return fmt.Errorf("peers: number %d (%q): the id is there twice", i+1, p.Name)
+		}
+		seen[p.ID] = true
+	}
+	return nil
+}
+
+func (c *Config) checkTrust() error {
+	for _, p := range c.Trust.Prefixes {
+		if !p.IsValid() || p.Masked() != p {
+			return fmt.Errorf("trust.prefixes: %v is no prefix, or has bits behind its length", p)
+		}
+	}
+	if c.Trust.MaxHops < 0 || c.Trust.MaxHops > 254 {
+		return fmt.Errorf("trust.max_hops: %d is not between 0 and 254", c.Trust.MaxHops)
+	}
+	return nil
+}

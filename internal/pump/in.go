@@ -1,0 +1,155 @@
+package pump
+
+import (
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/control"
+	"github.com/viasnet/vias/internal/flowtable"
+	"github.com/viasnet/vias/internal/l2"
+	"github.com/viasnet/vias/tap"
+)
+
+const (
+	inFrames = 64
+	inBytes  = 2 * tap.MaxFrame
+)
+
+// InConfig is what In needs.
+type InConfig struct {
+	Shared
+	Port   *Port
+	Writer *Writer
+	// Control takes a datagram of the control session; an error ends the link.
+	Control func(datagram []byte) error
+	// Flush sends what Control wants sent; called once a batch.
+	Flush func() error
+}
+
+// In moves frames from one link to the device. It belongs to one goroutine.
+//
+//	batch from the link
+//	 1. kind: control goes to the session
+//	 2. source check: the peer speaks only for what it announced
+//	 3. destination: here or unknown, never another link
+//	 4. note the flow
+//	one write to the device
+type In struct {
+	InConfig
+	classifier *bypass.Classifier
+	packet     bypass.Packet
+	view       *l2.View
+	now        time.Time
+	keep       [inFrames]bool
+}
+
+// NewIn makes an In.
+func NewIn(c InConfig) *In { return &In{InConfig: c, classifier: bypass.NewClassifier()} }
+
+// Run returns when the link ends or breaks the protocol, or the device does (ErrDevice).
+func (in *In) Run() error {
+	b := tap.NewBatch(inFrames, inBytes)
+	for {
+		if err := in.Port.link.RecvBatch(b); err != nil {
+			return err
+		}
+		if err := in.Batch(b); err != nil {
+			return err
+		}
+	}
+}
+
+// Batch takes one batch of the link's datagrams.
+func (in *In) Batch(b *tap.Batch) error {
+	in.view, in.now = in.Stations.View(), time.Now()
+	controls := 0
+	for i := range b.Len() {
+		in.keep[i] = false
+		d := b.Frame(i)
+		if len(d) == 0 {
+			in.Counters.Drop(InMalformed)
+			continue
+		}
+		switch d[0] {
+		case control.KindFrame:
+		case control.KindControl:
+			if err := in.Control(d); err != nil {
+				return err
+			}
+			controls++
+			in.view = in.Stations.View() // it may have been an announcement
+			continue
+		default:
+			in.Counters.Drop(InKind)
+			continue
+		}
+		b.Trim(i, 1)
+		in.keep[i] = in.frame(b.Frame(i))
+	}
+	if controls > 0 {
+		if err := in.Flush(); err != nil {
+			return err
+		}
+	}
+	b.Drop(func(i int) bool { return in.keep[i] })
+	if b.Len() == 0 {
+		return nil
+	}
+	return in.Writer.Write(b)
+}
+
+// frame tells whether a frame goes to the device.
+func (in *In) frame(frame []byte) bool {
+	if !in.Port.ready.Load() {
+		in.Counters.Drop(InEarly)
+		return false
+	}
+	from, cause := in.view.CheckSource(frame, in.Port.peer)
+	if cause != l2.OK {
+		in.Counters.Drop(inCause(cause))
+		return false
+	}
+	dst := tap.MAC(frame[:6])
+	if l2.LinkLocal(dst) {
+		in.Counters.Drop(InLinkLocal)
+		return false
+	}
+	to := in.view.MAC(dst)
+	if to != nil && !to.Local() {
+		in.Counters.Drop(InNotHere)
+		return false
+	}
+	in.Port.In.Add(len(frame))
+	in.Counters.InFrames.Add(1)
+	in.Counters.InBytes.Add(uint64(len(frame)))
+	if to != nil {
+		in.flow(frame, from)
+	}
+	return true
+}
+
+// flow notes a frame of a flow that could be bypassed, so that its receiver knows
+// of it as well.
+func (in *In) flow(frame []byte, from *l2.Station) {
+	p := &in.packet
+	in.classifier.Classify(frame, p)
+	if p.Reason != bypass.ReasonNone {
+		return
+	}
+	e, _ := in.Flows.Track(p.Flow.Reverse(), in.now)
+	if e == nil {
+		return
+	}
+	e.Seen(in.now)
+	e.SetPeer(&from.Peer)
+	if p.SYN {
+		e.SetOpened(flowtable.OpenedThere)
+	}
+	if p.FIN {
+		e.SetClosed()
+	}
+	e.In.Add(len(frame))
+	if !in.Bypass {
+		e.SetReason(bypass.ReasonNoHost)
+	}
+}

@@ -1,0 +1,223 @@
+package pump
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/control"
+	"github.com/viasnet/vias/internal/flowtable"
+	"github.com/viasnet/vias/internal/l2"
+	"github.com/viasnet/vias/internal/seg"
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
+)
+
+// Sizes of batches.
+const (
+	deviceFrames = 128
+	deviceBytes  = 4 * tap.MaxFrame
+	linkFrames   = 128
+	linkBytes    = linkFrames * 1536
+)
+
+// Shared is what the pumps of one Network share.
+type Shared struct {
+	Stations *l2.Table
+	Flows    *flowtable.Table
+	Ports    *Ports
+	Counters *Counters
+	// Bypass: there is a Host, so flows may leave the overlay.
+	Bypass bool
+}
+
+// OutConfig is what Out needs.
+type OutConfig struct {
+	Shared
+	Device tap.Device
+	Learn  bool
+	// Learned is called when a station was learned. It must not block.
+	Learned func()
+	Trigger Trigger
+}
+
+// Out moves frames from the device to the links. It belongs to one goroutine.
+//
+//	batch from the device
+//	 1. source check (or learn)
+//	 2. destination: flood, local, or a peer
+//	 3. classify, count, trigger a bypass, perhaps hold
+//	 4. cut into finished frames behind the peer's others
+//	one send per peer
+type Out struct {
+	OutConfig
+	classifier *bypass.Classifier
+	packet     bypass.Packet
+	cutter     seg.Cutter
+	view       *l2.View
+	ports      *portSet
+	now        time.Time
+	dirty      []*Port
+	scratch    [flowtable.MaxHeldFrame]byte
+}
+
+// NewOut makes an Out.
+func NewOut(c OutConfig) *Out {
+	return &Out{OutConfig: c, classifier: bypass.NewClassifier()}
+}
+
+// Run returns when the device ends, with its error wrapped in ErrDevice.
+func (o *Out) Run() error {
+	b := tap.NewBatch(deviceFrames, deviceBytes)
+	for {
+		if err := o.Device.ReadBatch(b); err != nil {
+			return fmt.Errorf("%w: %w", ErrDevice, err)
+		}
+		o.Batch(b)
+	}
+}
+
+// Batch sends one batch of the device's frames.
+func (o *Out) Batch(b *tap.Batch) {
+	o.view, o.ports, o.now = o.Stations.View(), o.Ports.load(), time.Now()
+	for i := range b.Len() {
+		frame := b.Frame(i)
+		o.Counters.OutFrames.Add(1)
+		o.Counters.OutBytes.Add(uint64(len(frame)))
+
+		from, cause := o.source(frame)
+		if cause != l2.OK {
+			o.Counters.Drop(outCause(cause))
+			continue
+		}
+		dst := tap.MAC(frame[:6])
+		if l2.LinkLocal(dst) {
+			o.Counters.Drop(OutLinkLocal)
+			continue
+		}
+		to := o.view.MAC(dst)
+		if to == nil { // broadcast, multicast and unknown
+			o.flood(frame, b.Offload(i))
+			continue
+		}
+		if to.Local() {
+			o.Counters.Drop(OutLocal)
+			continue
+		}
+		port := o.ports.byPeer[to.Peer]
+		if o.flow(frame, b.Offload(i), from, to, port) {
+			continue // held
+		}
+		if port == nil {
+			o.Counters.Drop(OutNoLink)
+			continue
+		}
+		o.send(port, frame, b.Offload(i))
+	}
+	for _, p := range o.dirty {
+		o.flush(p)
+		p.dirty = false
+	}
+	o.dirty = o.dirty[:0]
+}
+
+// source is the local station that a frame came from.
+func (o *Out) source(frame []byte) (*l2.Station, l2.Cause) {
+	s, cause := o.view.CheckSource(frame, overlay.PeerID{})
+	if cause == l2.UnknownMAC && o.Learn {
+		if _, ok := o.Stations.Learn(tap.MAC(frame[6:12]), o.now); ok {
+			o.Learned()
+			o.view = o.Stations.View()
+			s, cause = o.view.CheckSource(frame, overlay.PeerID{})
+		}
+	}
+	if cause == l2.OK {
+		s.Touch(o.now)
+	}
+	return s, cause
+}
+
+func (o *Out) flood(frame []byte, f tap.Offload) {
+	if len(o.ports.list) == 0 {
+		o.Counters.Drop(OutNoPeers)
+		return
+	}
+	o.Counters.Flooded.Add(1)
+	for _, p := range o.ports.list {
+		o.send(p, frame, f)
+	}
+}
+
+// flow counts a frame of a flow that could be bypassed. true: the frame was held.
+func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (held bool) {
+	p := &o.packet
+	o.classifier.Classify(frame, p)
+	if p.Reason != bypass.ReasonNone {
+		return false
+	}
+	e, _ := o.Flows.Track(p.Flow, o.now)
+	if e == nil {
+		return false
+	}
+	e.Seen(o.now)
+	e.SetPeer(&to.Peer)
+	if p.SYN {
+		e.SetOpened(flowtable.OpenedHere)
+		e.Ask = flowtable.Ask{Base: e.Total()}
+	}
+	if p.FIN {
+		e.SetClosed()
+	}
+	e.Out.Add(len(frame))
+	if !o.Bypass {
+		e.SetReason(bypass.ReasonNoHost)
+		return false
+	}
+	return o.ask(e, frame, f, from, to, port)
+}
+
+// send appends a frame, cut if need be, to what goes to p.
+func (o *Out) send(p *Port, frame []byte, f tap.Offload) {
+	mtu := p.MTU()
+	if t := binary.BigEndian.Uint16(frame[12:]); t == 0x8100 || t == 0x88a8 {
+		mtu -= tap.TagLen // a tag is extra for a device, but not for a datagram
+	}
+	if err := o.cutter.Reset(frame, f, mtu); err != nil {
+		if errors.Is(err, seg.ErrTooLong) {
+			o.Counters.Drop(OutTooLong)
+		} else {
+			o.Counters.Drop(OutMalformed)
+		}
+		return
+	}
+	if p.batch == nil {
+		p.batch = tap.NewBatch(linkFrames, max(linkBytes, 2*mtu))
+	}
+	if !p.dirty {
+		p.dirty = true
+		o.dirty = append(o.dirty, p)
+	}
+	for !o.cutter.Next(p.batch) {
+		o.flush(p)
+	}
+}
+
+// flush sends what was appended.
+func (o *Out) flush(p *Port) {
+	b := p.batch
+	n := b.Len()
+	if n == 0 {
+		return
+	}
+	for i := range n {
+		p.Out.Add(len(b.Frame(i)))
+		b.Trim(i, -1)
+		b.Frame(i)[0] = control.KindFrame
+	}
+	if err := p.Send(b); err != nil {
+		o.Counters.DropN(OutLinkError, n)
+	}
+	b.Reset()
+}

@@ -1,0 +1,109 @@
+package pump
+
+import (
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/flowtable"
+	"github.com/viasnet/vias/internal/l2"
+	"github.com/viasnet/vias/internal/seg"
+	"github.com/viasnet/vias/tap"
+)
+
+// How often the bypass is asked again for a flow that is still on the overlay.
+const (
+	askEvery      = time.Second
+	askEveryBytes = 256 << 10
+)
+
+// Asker is the part of a bypass.Member that decides over flows. No method blocks.
+type Asker interface {
+	Request(bypass.Flow, bypass.Verdict)
+	Status(bypass.Flow) (bypass.Status, bool)
+}
+
+// Trigger is what it takes to ask for a bypass. It is used only with Shared.Bypass.
+type Trigger struct {
+	Network string
+	// Policy is the one in force, and a number above 0 that is another for every
+	// other policy.
+	Policy func() (bypass.Policy, uint64)
+	Asker  Asker
+	Holds  *flowtable.Holds
+	// Held is called after a frame was held. It must not block.
+	Held func()
+}
+
+// ask decides what is to be done for the bypass of a flow whose packet is o.packet.
+// true: the frame was held.
+func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (held bool) {
+	if state, _ := e.State(); state != bypass.OnOverlay || e.Opened() == flowtable.OpenedThere {
+		return false // under way or done; or the peer's to ask, who opened it
+	}
+	policy, generation := o.Trigger.Policy()
+	if a := &e.Ask; a.Generation != generation {
+		a.Verdict, a.Generation, a.Next = policy(bypass.Request{
+			Flow: e.Flow, Network: o.Trigger.Network, Peer: to.Peer,
+			LocalTag: from.Tag, PeerTag: to.Tag, Initiator: true,
+		}), generation, time.Time{}
+	}
+	v := e.Ask.Verdict
+	switch {
+	case !v.Bypass:
+		e.SetReason(bypass.ReasonPolicy)
+	case port == nil:
+		e.SetReason(bypass.ReasonLinkDown)
+	case from.Ofport == 0:
+		e.SetReason(bypass.ReasonDetached) // the switch does not know it
+	case v.After > 0 && e.Total()-e.Ask.Base < v.After:
+		e.SetReason(bypass.ReasonThreshold)
+	case o.due(e):
+		return o.request(e, frame, f, from, to)
+	}
+	return false
+}
+
+// due limits how often the Member is asked for one flow.
+func (o *Out) due(e *flowtable.Entry) bool {
+	a := &e.Ask
+	if o.now.Before(a.Next) && e.Total() < a.NextBytes {
+		return false
+	}
+	a.Next, a.NextBytes = o.now.Add(askEvery), e.Total()+askEveryBytes
+	return true
+}
+
+func (o *Out) request(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station) (held bool) {
+	v := e.Ask.Verdict
+	if s, known := o.Trigger.Asker.Status(e.Flow); known && s.State == bypass.OnOverlay && s.RetryAt.After(o.now) {
+		return false // it failed recently: nobody would come for a held frame
+	}
+	// Hold first: the outcome may come before Request returns.
+	if o.packet.SYN && v.After == 0 {
+		held = o.hold(e, frame, f, v.Hold, from, to)
+	}
+	o.Trigger.Asker.Request(e.Flow, v)
+	return held
+}
+
+func (o *Out) hold(e *flowtable.Entry, frame []byte, f tap.Offload, wait time.Duration, from, to *l2.Station) bool {
+	if wait == 0 {
+		wait = bypass.DefaultHold
+	}
+	wait = min(wait, bypass.MaxHold)
+	if wait < 0 || f.GSO != tap.GSONone || len(frame) > len(o.scratch) {
+		return false
+	}
+	// A frame with a partial checksum is lost when it is injected into a switch.
+	whole := o.scratch[:copy(o.scratch[:], frame)]
+	if seg.Complete(whole, f) != nil {
+		return false
+	}
+	h := flowtable.Held{Flow: e.Flow, Peer: to.Peer, Ofport: from.Ofport, Frame: whole, Due: o.now.Add(wait)}
+	if !o.Trigger.Holds.Put(h) {
+		return false
+	}
+	o.Counters.Held.Add(1)
+	o.Trigger.Held()
+	return true
+}

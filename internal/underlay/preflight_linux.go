@@ -1,0 +1,205 @@
+package underlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/viasnet/vias/bypass"
+)
+
+// Preflight checks what a bypass needs of this host's kernel, in the calling
+// thread's network namespace. It changes nothing for good: the guard is tried with a
+// documentation address (RFC 5737) and removed.
+func Preflight(ctx context.Context, cfg CheckConfig) []Finding {
+	u, err := Open(cfg.Config)
+	if err != nil {
+		return []Finding{{What: "uplink", Detail: err.Error(), Remedy: "name the uplink in the configuration"}}
+	}
+	defer u.Close()
+	cfg.Config = u.cfg
+	if cfg.Ports == (bypass.PortRange{}) {
+		cfg.Ports = bypass.DefaultPorts
+	}
+	return []Finding{
+		u.checkAddress(ctx),
+		u.checkEphemeral(cfg.Ports),
+		u.checkSockets(ctx, cfg.Ports),
+		u.checkInput(ctx, cfg.UserspaceDatapath),
+		u.checkGuard(ctx, cfg.Ports),
+	}
+}
+
+func (u *Underlay) checkAddress(ctx context.Context) Finding {
+	f := Finding{What: "underlay address on " + u.cfg.Device}
+	addrs, err := u.Addrs(ctx)
+	switch {
+	case err != nil:
+		f.Detail, f.Remedy = err.Error(), "check the names of uplink and uplink_addr_device"
+	case len(addrs) == 0:
+		f.Remedy = "move the uplink's address to " + u.cfg.Device + " (the README has a way that rolls back)"
+	default:
+		f.OK, f.Detail = true, fmt.Sprint(addrs)
+	}
+	return f
+}
+
+// sysctl reads net.ipv4.NAME of u's namespace.
+func (u *Underlay) sysctl(name string) (text string, err error) {
+	err = u.inNamespace(func() error {
+		b, err := os.ReadFile("/proc/sys/net/ipv4/" + name)
+		text = string(b)
+		return err
+	})
+	return text, err
+}
+
+// checkEphemeral: the kernel must not hand out reserved ports to the host's sockets.
+func (u *Underlay) checkEphemeral(r bypass.PortRange) Finding {
+	f := Finding{What: fmt.Sprintf("reserved ports %d-%d are not ephemeral ports", r.First(), r.Last())}
+	f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%d-%d (added to what is there)", r.First(), r.Last())
+	local, err := u.sysctl("ip_local_port_range")
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	local = strings.Join(strings.Fields(local), "-")
+	reserved, err := u.sysctl("ip_local_reserved_ports")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.Detail = err.Error()
+		return f
+	}
+	ls, err := parseSpans(local)
+	rs, err2 := parseSpans(reserved)
+	if err = errors.Join(err, err2); err != nil || len(ls) != 1 {
+		f.Detail = fmt.Sprintf("ip_local_port_range is %q (%v)", local, err)
+		return f
+	}
+	n := exposed(r, ls[0], rs)
+	f.Detail = fmt.Sprintf("net.ipv4.ip_local_port_range is %s, %d of its ports are in the range and not reserved", local, n)
+	if n == 0 {
+		f.OK, f.Remedy = true, ""
+	}
+	return f
+}
+
+// checkSockets: no socket of the host may live in the range; the guard would cut it
+// off from the peers, and a bypassed packet could hit it.
+func (u *Underlay) checkSockets(ctx context.Context, r bypass.PortRange) Finding {
+	f := Finding{What: "no socket of this host uses a reserved port"}
+	addrs, err := u.Addrs(ctx)
+	if err != nil {
+		f.Detail, f.Remedy = err.Error(), "see the finding on the underlay address"
+		return f
+	}
+	used := map[uint16]bool{}
+	err = u.inNamespace(func() error {
+		for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+			// thread-self, not self: other threads may be in other namespaces.
+			b, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			for _, s := range parseSockets(string(b)) {
+				if r.Contains(s.Port()) && reachable(s.Addr(), addrs) {
+					used[s.Port()] = true
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		f.Detail, f.Remedy = err.Error(), "mount /proc"
+		return f
+	}
+	if len(used) == 0 {
+		f.OK = true
+		return f
+	}
+	ports := make([]string, 0, len(used))
+	for p := range used {
+		ports = append(ports, strconv.Itoa(int(p)))
+	}
+	slices.Sort(ports)
+	f.Detail = "in use: " + strings.Join(ports, ", ")
+	f.Remedy = "stop those programs (ss -tulpan shows them), or reserve another range on every host"
+	return f
+}
+
+// reachable tells whether a socket at a can be met on one of the uplink's addresses.
+func reachable(a netip.Addr, addrs []netip.Prefix) bool {
+	return a.IsUnspecified() || slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// checkInput: with a user-space datapath the kernel receives the uplink's frames as
+// well as the switch, and when bridge and uplink have one MAC it answers them too.
+func (u *Underlay) checkInput(ctx context.Context, userspace bool) Finding {
+	f := Finding{What: "the kernel does not answer on " + u.cfg.Uplink + " beside the switch"}
+	dev, up, err := u.links()
+	if err != nil {
+		f.Detail, f.Remedy = err.Error(), "check the names of uplink and uplink_addr_device"
+		return f
+	}
+	same := dev.Attrs().HardwareAddr.String() == up.Attrs().HardwareAddr.String()
+	xdp := up.Attrs().Xdp != nil && up.Attrs().Xdp.Attached
+	switch {
+	case !userspace:
+		f.OK, f.Detail = true, "kernel datapath"
+	case dev.Attrs().Index == up.Attrs().Index:
+		f.OK, f.Detail = true, "the uplink is no port of a bridge"
+	case !same:
+		f.OK, f.Detail = true, "bridge and uplink have different MACs"
+	case xdp:
+		f.OK, f.Detail = true, "an XDP program takes the frames"
+	default:
+		drops, err := u.inputDropped(ctx)
+		if f.OK = drops; drops {
+			f.Detail = "nftables drops the uplink's frames behind the switch"
+			break
+		}
+		f.Detail = "bridge and uplink have one MAC, and nothing keeps the uplink's frames from the kernel"
+		if err != nil {
+			f.Detail += " (" + err.Error() + ")"
+		}
+		f.Remedy = "nft 'table netdev uplink { chain in { type filter hook ingress device " +
+			u.cfg.Uplink + " priority -500; policy drop; }; }' (the host's traffic goes through the bridge)"
+	}
+	return f
+}
+
+func (u *Underlay) inputDropped(ctx context.Context) (bool, error) {
+	var out []byte
+	err := u.inNamespace(func() (err error) {
+		out, err = exec.CommandContext(ctx, u.cfg.NFT, "-n", "list", "ruleset").Output()
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("nft: %w", err)
+	}
+	return dropsIngress(string(out), u.cfg.Uplink), nil
+}
+
+// checkGuard tries the guard for a moment.
+func (u *Underlay) checkGuard(ctx context.Context, r bypass.PortRange) Finding {
+	f := Finding{What: "host guard (nftables)"}
+	err := u.Guard(ctx, r, []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1})})
+	if err == nil {
+		err = u.Guard(ctx, r, nil)
+	}
+	if err != nil {
+		f.Detail, f.Remedy = err.Error(), "install nftables, run as root, on Linux 5.12 or later"
+		return f
+	}
+	f.OK = true
+	return f
+}

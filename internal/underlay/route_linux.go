@@ -1,0 +1,175 @@
+package underlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/tap"
+)
+
+// Route asks the kernel for its route to remote and for the next hop's MAC. An
+// unresolved next hop is resolved by the kernel's own ARP or ND, for which Route
+// waits up to Config.ResolveTimeout. A stale one is returned as it is, and the
+// kernel is made to confirm it: it does not do so by itself for traffic that it
+// does not send, and Watch tells if the answer differs.
+func (u *Underlay) Route(ctx context.Context, remote netip.Addr) (bypass.Route, error) {
+	remote = remote.Unmap()
+	dev, up, err := u.links()
+	if err != nil {
+		return bypass.Route{}, err
+	}
+	routes, err := u.handle.RouteGet(remote.AsSlice())
+	if err != nil {
+		return bypass.Route{}, fmt.Errorf("underlay: route to %s: %w", remote, err)
+	}
+	if len(routes) == 0 {
+		return bypass.Route{}, fmt.Errorf("underlay: no route to %s", remote)
+	}
+	r := routes[0]
+	hop, err := nextHop(r, remote, dev)
+	if err != nil {
+		return bypass.Route{}, err
+	}
+	local, ok := netip.AddrFromSlice(r.Src)
+	if !ok {
+		return bypass.Route{}, fmt.Errorf("underlay: route to %s has no source address", remote)
+	}
+	mac, err := u.resolve(ctx, dev.Attrs().Index, hop)
+	if err != nil {
+		return bypass.Route{}, fmt.Errorf("underlay: next hop %s of %s: %w", hop, remote, err)
+	}
+	if len(up.Attrs().HardwareAddr) != len(tap.MAC{}) {
+		return bypass.Route{}, fmt.Errorf("underlay: uplink %s has no Ethernet address", u.cfg.Uplink)
+	}
+	mtu := min(dev.Attrs().MTU, up.Attrs().MTU)
+	if r.MTU > 0 { // a metric of the route, or a path MTU that the kernel learned
+		mtu = min(mtu, r.MTU)
+	}
+	return bypass.Route{
+		Local:   local.Unmap(),
+		Src:     tap.MAC(up.Attrs().HardwareAddr),
+		NextHop: mac,
+		OnLink:  hop == remote,
+		MTU:     mtu,
+	}, nil
+}
+
+func (u *Underlay) links() (dev, up netlink.Link, err error) {
+	if up, err = u.handle.LinkByName(u.cfg.Uplink); err != nil {
+		return nil, nil, fmt.Errorf("underlay: uplink %s: %w", u.cfg.Uplink, err)
+	}
+	if u.cfg.Device == u.cfg.Uplink {
+		return up, up, nil
+	}
+	if dev, err = u.handle.LinkByName(u.cfg.Device); err != nil {
+		return nil, nil, fmt.Errorf("underlay: device %s: %w", u.cfg.Device, err)
+	}
+	return dev, up, nil
+}
+
+// nextHop is the station on the device's link that r leads to.
+func nextHop(r netlink.Route, remote netip.Addr, dev netlink.Link) (netip.Addr, error) {
+	switch {
+	case r.Type == unix.RTN_LOCAL:
+		return netip.Addr{}, fmt.Errorf("underlay: %s is an address of this host", remote)
+	case r.Type != unix.RTN_UNICAST:
+		return netip.Addr{}, fmt.Errorf("underlay: %s is not a unicast destination", remote)
+	case r.LinkIndex != dev.Attrs().Index:
+		return netip.Addr{}, fmt.Errorf("underlay: the route to %s does not use %s", remote, dev.Attrs().Name)
+	}
+	gw := r.Gw
+	if via, ok := r.Via.(*netlink.Via); ok {
+		gw = via.Addr
+	}
+	if len(gw) == 0 {
+		return remote, nil
+	}
+	hop, ok := netip.AddrFromSlice(gw)
+	if !ok {
+		return netip.Addr{}, fmt.Errorf("underlay: the route to %s has an odd gateway", remote)
+	}
+	return hop.Unmap(), nil
+}
+
+var errUnresolved = errors.New("no answer to ARP or neighbour discovery")
+
+// resolve returns hop's MAC on the link.
+func (u *Underlay) resolve(ctx context.Context, link int, hop netip.Addr) (tap.MAC, error) {
+	mac, state, err := u.neighbour(link, hop)
+	if err != nil {
+		return tap.MAC{}, err
+	}
+	const confirmed = netlink.NUD_REACHABLE | netlink.NUD_PERMANENT | netlink.NUD_NOARP
+	if state&confirmed != 0 {
+		return mac, nil
+	}
+	if err := u.use(link, hop); err != nil {
+		return tap.MAC{}, err
+	}
+	if !mac.IsZero() {
+		return mac, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, u.cfg.ResolveTimeout, errUnresolved)
+	defer cancel()
+	const first, longest = time.Millisecond, 50 * time.Millisecond
+	for wait := first; ; wait = min(2*wait, longest) {
+		select {
+		case <-ctx.Done():
+			return tap.MAC{}, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		mac, _, err = u.neighbour(link, hop)
+		if err != nil || !mac.IsZero() {
+			return mac, err
+		}
+	}
+}
+
+// neighbour reads the kernel's neighbour table; a zero MAC means not resolved.
+func (u *Underlay) neighbour(link int, hop netip.Addr) (tap.MAC, int, error) {
+	list, err := u.handle.NeighList(link, family(hop))
+	if err != nil {
+		return tap.MAC{}, 0, fmt.Errorf("neighbours: %w", err)
+	}
+	const valid = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY |
+		netlink.NUD_PROBE | netlink.NUD_PERMANENT | netlink.NUD_NOARP
+	for _, n := range list {
+		if !n.IP.Equal(net.IP(hop.AsSlice())) {
+			continue
+		}
+		if n.State&valid == 0 || len(n.HardwareAddr) != len(tap.MAC{}) {
+			return tap.MAC{}, n.State, nil
+		}
+		return tap.MAC(n.HardwareAddr), n.State, nil
+	}
+	return tap.MAC{}, 0, nil
+}
+
+// use makes the kernel resolve or confirm hop, as if it had a packet for it.
+func (u *Underlay) use(link int, hop netip.Addr) error {
+	err := u.handle.NeighSet(&netlink.Neigh{
+		LinkIndex: link,
+		Family:    family(hop),
+		Flags:     netlink.NTF_USE,
+		IP:        hop.AsSlice(),
+	})
+	if err != nil {
+		return fmt.Errorf("ask for neighbour: %w", err)
+	}
+	return nil
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}

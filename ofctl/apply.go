@@ -1,0 +1,174 @@
+package ofctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/viasnet/vias/ofctl/internal/ofp"
+)
+
+// bundleFlags: all or nothing, and in the order given.
+const bundleFlags = ofp.BundleAtomic | ofp.BundleOrdered
+
+// Apply implements Switch. ctx ends the wait; when it does so after the switch was
+// told to commit, the error matches both ctx's and ErrUnconfirmed. Several Apply may
+// be under way at once, each in a bundle of its own.
+func (c *Conn) Apply(ctx context.Context, mods []Mod) error {
+	var err error
+	switch {
+	case len(mods) == 0:
+		return nil
+	case len(mods) == 1:
+		err = c.applyOne(ctx, mods[0])
+	case !c.features.Capabilities.Has(CapBundle):
+		err = fmt.Errorf("%w: bundles", ErrNotSupported)
+	default:
+		err = c.applyBundle(ctx, mods)
+	}
+	if err != nil {
+		return fmt.Errorf("ofctl: apply: %w", err)
+	}
+	return nil
+}
+
+// applyOne sends a modification, which is atomic by itself, and a barrier.
+func (c *Conn) applyOne(ctx context.Context, mod Mod) error {
+	k, err := c.begin(2)
+	if err != nil {
+		return err
+	}
+	sent := false
+	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+		b, err := Encode(b, xid, mod)
+		if err != nil {
+			return b, err
+		}
+		sent = true
+		return Encode(b, xid+1, ofp.BarrierRequest{})
+	})
+	if err == nil {
+		err = c.wait(ctx, k)
+	}
+	if err != nil {
+		if sent {
+			return unconfirmed(err)
+		}
+		return err
+	}
+	return k.refusal([]Mod{mod}, 0)
+}
+
+// unconfirmed is the error of a modification that was sent and got no answer for
+// cause. It must not match ErrClosed: that would say that nothing was done.
+func unconfirmed(cause error) error {
+	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", ErrUnconfirmed, cause)
+	}
+	return fmt.Errorf("%w: %s", ErrUnconfirmed, cause.Error())
+}
+
+// applyBundle fills a bundle, learns that all of it was accepted, and commits it.
+// That takes two round trips: Open vSwitch refuses some modifications when they
+// are added, and would then commit the rest.
+func (c *Conn) applyBundle(ctx context.Context, mods []Mod) error {
+	id := c.bundle.Add(1)
+	k, err := c.begin(len(mods) + 2)
+	if err != nil {
+		return err
+	}
+	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+		return encodeBundle(b, xid, id, mods)
+	})
+	if err != nil {
+		return err
+	}
+	if err = c.wait(ctx, k); err == nil {
+		err = k.refusal(mods, 1)
+	}
+	if err != nil {
+		c.discard(id)
+		return err
+	}
+	return c.commit(ctx, id, k, mods)
+}
+
+// encodeBundle appends a bundle's opening, its modifications, and its closing.
+func encodeBundle(b []byte, xid, id uint32, mods []Mod) ([]byte, error) {
+	b, err := Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleOpen, Flags: bundleFlags})
+	for i, m := range mods {
+		xid++
+		if err == nil {
+			b, err = Encode(b, xid, ofp.BundleAdd{ID: id, Flags: bundleFlags, Mod: m})
+		}
+		if err != nil {
+			return b, fmt.Errorf("step %d: %w", i, err)
+		}
+	}
+	return Encode(b, xid+1, ofp.BundleControl{ID: id, Type: ofp.BundleClose, Flags: bundleFlags})
+}
+
+// commit commits a filled bundle. Refusals of single modifications come with the
+// xids of call filled, which has to stay known for that.
+func (c *Conn) commit(ctx context.Context, id uint32, filled *call, mods []Mod) error {
+	k, err := c.begin(1)
+	if err != nil {
+		return err
+	}
+	k.adds = filled
+	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+		return Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleCommit, Flags: bundleFlags})
+	})
+	if err != nil {
+		return unconfirmed(err)
+	}
+	if err := c.wait(ctx, k); err != nil {
+		return unconfirmed(err)
+	}
+	if err := filled.refusal(mods, 1); err != nil {
+		return err
+	}
+	if e := k.refusedAt(0); e != nil {
+		return e
+	}
+	return nil
+}
+
+// discard drops a bundle that will not be committed. Nobody waits for it.
+func (c *Conn) discard(id uint32) {
+	b, err := Encode(nil, c.xid.Add(1), ofp.BundleControl{ID: id, Type: ofp.BundleDiscard, Flags: bundleFlags})
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.WriteTimeout)
+	defer cancel()
+	_ = c.write(ctx, b)
+}
+
+// refusal is the first refusal of a call as an error. Its messages from the
+// offset'th on carry mods.
+func (k *call) refusal(mods []Mod, offset int) error {
+	if len(k.refused) == 0 {
+		return nil
+	}
+	r := k.refused[0]
+	if i := r.index - offset; i >= 0 && i < len(mods) {
+		return fmt.Errorf("step %d (%s): %w", i, mods[i], r.err)
+	}
+	return r.err
+}
+
+// PacketOut implements Switch.
+func (c *Conn) PacketOut(ctx context.Context, p PacketOut) error {
+	buf := scratch.Get().(*[]byte)
+	defer scratch.Put(buf)
+	b, err := Encode((*buf)[:0], c.xid.Add(1), p)
+	*buf = b[:0]
+	if err == nil {
+		err = c.write(ctx, b)
+	}
+	if err != nil {
+		return fmt.Errorf("ofctl: packet-out: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package ofctl
+
+// Prerequisites that several rows share.
+var (
+	needIPv4  = []prerequisite{{KindEthType, 0x0800}}
+	needIPv6  = []prerequisite{{KindEthType, 0x86dd}}
+	needIP    = []prerequisite{{KindEthType, 0x0800}, {KindEthType, 0x86dd}}
+	needARP   = []prerequisite{{KindEthType, 0x0806}}
+	needTCP   = []prerequisite{{KindIPProto, 6}}
+	needUDP   = []prerequisite{{KindIPProto, 17}}
+	needICMP4 = []prerequisite{{KindIPProto, 1}}
+	needICMP6 = []prerequisite{{KindIPProto, 58}}
+	// Neighbour solicitation and advertisement (RFC 4861) name a target.
+	needND = []prerequisite{{KindICMP6Type, 135}, {KindICMP6Type, 136}}
+)
+
+// fields is the field table, indexed by kind and never changed. Row kindCount is
+// empty: it stands for every kind that there is not.
+var fields = [kindCount + 1]fieldInfo{
+	KindMetadata:  {class: classBasic, num: 2, bits: 64, match: "metadata", name: "metadata", maskable: true, settable: true},
+	KindInPort:    {class: classBasic, num: 0, bits: 32, match: "in_port", name: "in_port_oxm"},
+	KindVLAN:      {class: classBasic, num: 6, bits: 13, match: "vlan_tci", name: "vlan_vid", maskable: true, settable: true},
+	KindEthSrc:    {class: classBasic, num: 4, bits: 48, match: "dl_src", name: "eth_src", maskable: true, settable: true},
+	KindEthDst:    {class: classBasic, num: 3, bits: 48, match: "dl_dst", name: "eth_dst", maskable: true, settable: true},
+	KindEthType:   {class: classBasic, num: 5, bits: 16, match: "dl_type", name: "eth_type"},
+	KindIPv4Src:   {class: classBasic, num: 11, bits: 32, match: "nw_src", name: "ip_src", needs: needIPv4, maskable: true, settable: true},
+	KindIPv4Dst:   {class: classBasic, num: 12, bits: 32, match: "nw_dst", name: "ip_dst", needs: needIPv4, maskable: true, settable: true},
+	KindIPv6Src:   {class: classBasic, num: 26, bits: 128, match: "ipv6_src", name: "ipv6_src", needs: needIPv6, maskable: true, settable: true},
+	KindIPv6Dst:   {class: classBasic, num: 27, bits: 128, match: "ipv6_dst", name: "ipv6_dst", needs: needIPv6, maskable: true, settable: true},
+	KindARPSPA:    {class: classBasic, num: 22, bits: 32, match: "arp_spa", name: "arp_spa", needs: needARP, maskable: true, settable: true},
+	KindARPTPA:    {class: classBasic, num: 23, bits: 32, match: "arp_tpa", name: "arp_tpa", needs: needARP, maskable: true, settable: true},
+	KindIPProto:   {class: classBasic, num: 10, bits: 8, match: "nw_proto", name: "nw_proto", needs: needIP},
+	KindARPOp:     {class: classBasic, num: 21, bits: 16, match: "arp_op", name: "arp_op", needs: needARP, settable: true},
+	KindARPSHA:    {class: classBasic, num: 24, bits: 48, match: "arp_sha", name: "arp_sha", needs: needARP, maskable: true, settable: true},
+	KindARPTHA:    {class: classBasic, num: 25, bits: 48, match: "arp_tha", name: "arp_tha", needs: needARP, maskable: true, settable: true},
+	KindIPDSCP:    {class: classBasic, num: 8, bits: 6, match: "nw_tos", name: "ip_dscp", needs: needIP, settable: true},
+	KindIPECN:     {class: classBasic, num: 9, bits: 2, match: "nw_ecn", name: "nw_ecn", needs: needIP, settable: true},
+	KindTTL:       {class: classNXM1, num: 29, bits: 8, match: "nw_ttl", name: "nw_ttl", needs: needIP, settable: true},
+	KindFrag:      {class: classNXM1, num: 26, bits: 2, match: "nw_frag", name: "nw_frag", needs: needIP, maskable: true},
+	KindTCPSrc:    {class: classBasic, num: 13, bits: 16, match: "tp_src", name: "tcp_src", needs: needTCP, maskable: true, settable: true},
+	KindTCPDst:    {class: classBasic, num: 14, bits: 16, match: "tp_dst", name: "tcp_dst", needs: needTCP, maskable: true, settable: true},
+	KindUDPSrc:    {class: classBasic, num: 15, bits: 16, match: "tp_src", name: "udp_src", needs: needUDP, maskable: true, settable: true},
+	KindUDPDst:    {class: classBasic, num: 16, bits: 16, match: "tp_dst", name: "udp_dst", needs: needUDP, maskable: true, settable: true},
+	KindICMP4Type: {class: classBasic, num: 19, bits: 8, match: "icmp_type", name: "icmp_type", needs: needICMP4, settable: true},
+	KindICMP4Code: {class: classBasic, num: 20, bits: 8, match: "icmp_code", name: "icmp_code", needs: needICMP4, settable: true},
+	KindICMP6Type: {class: classBasic, num: 29, bits: 8, match: "icmp_type", name: "icmpv6_type", needs: needICMP6, settable: true},
+	KindICMP6Code: {class: classBasic, num: 30, bits: 8, match: "icmp_code", name: "icmpv6_code", needs: needICMP6, settable: true},
+	KindNDTarget:  {class: classBasic, num: 31, bits: 128, match: "nd_target", name: "nd_target", needs: needND, maskable: true, settable: true},
+}

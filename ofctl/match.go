@@ -1,0 +1,177 @@
+package ofctl
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// Match is what a flow matches: a conjunction of fields. nil matches everything.
+// Order does not matter; a field may stand once.
+type Match []Field
+
+// Field is one match field with its value (an OXM, OpenFlow 1.3.5, section
+// 7.2.3.2), masked or not. It is also what SetField sets. Fields are comparable
+// with ==. Make them with the constructors below.
+type Field struct {
+	kind   FieldKind
+	masked bool
+	// value and mask are big-endian in the first width bytes; value has no bit
+	// outside mask.
+	value, mask [16]byte
+}
+
+func field16(k FieldKind, v uint16) Field {
+	f := Field{kind: k}
+	binary.BigEndian.PutUint16(f.value[:], v)
+	return f
+}
+
+func field32(k FieldKind, v uint32) Field {
+	f := Field{kind: k}
+	binary.BigEndian.PutUint32(f.value[:], v)
+	return f
+}
+
+func field8(k FieldKind, v uint8) Field {
+	f := Field{kind: k}
+	f.value[0] = v
+	return f
+}
+
+func fieldMAC(k FieldKind, m [6]byte) Field {
+	f := Field{kind: k}
+	copy(f.value[:], m[:])
+	return f
+}
+
+func fieldPrefix(k FieldKind, p netip.Prefix) Field {
+	f := Field{kind: k}
+	p = p.Masked()
+	copy(f.value[:], p.Addr().AsSlice())
+	if p.Bits() < p.Addr().BitLen() {
+		f.masked = true
+		for i := range p.Bits() {
+			f.mask[i/8] |= 0x80 >> (i % 8)
+		}
+	}
+	return f
+}
+
+// InPort matches the ofport that a frame came in by.
+func InPort(ofport uint32) Field { return field32(KindInPort, ofport) }
+
+// Metadata matches the table metadata in mask's bits; mask 0 means all of them.
+func Metadata(value, mask uint64) Field {
+	f := Field{kind: KindMetadata}
+	if mask == 0 {
+		mask = ^uint64(0)
+	}
+	binary.BigEndian.PutUint64(f.value[:], value&mask)
+	if mask != ^uint64(0) {
+		f.masked = true
+		binary.BigEndian.PutUint64(f.mask[:], mask)
+	}
+	return f
+}
+
+// EthSrc matches or sets the source MAC.
+func EthSrc(mac [6]byte) Field { return fieldMAC(KindEthSrc, mac) }
+
+// EthDst matches or sets the destination MAC.
+func EthDst(mac [6]byte) Field { return fieldMAC(KindEthDst, mac) }
+
+// EthType matches the EtherType (behind any VLAN tag).
+func EthType(t uint16) Field { return field16(KindEthType, t) }
+
+// Untagged matches frames without a VLAN tag (OFPVID_NONE).
+func Untagged() Field { return field16(KindVLAN, 0) }
+
+// VLAN matches frames tagged with vid.
+func VLAN(vid uint16) Field { return field16(KindVLAN, 0x1000|vid&0xfff) }
+
+// IPProto matches the IPv4 protocol or IPv6 next header.
+func IPProto(p uint8) Field { return field8(KindIPProto, p) }
+
+// IPDSCP matches or sets the six DSCP bits; IPECN the two ECN bits.
+func IPDSCP(v uint8) Field { return field8(KindIPDSCP, v) }
+
+// IPECN matches or sets the two ECN bits.
+func IPECN(v uint8) Field { return field8(KindIPECN, v) }
+
+// IPv4Src matches source addresses in p; a single address may be set.
+func IPv4Src(p netip.Prefix) Field { return fieldPrefix(KindIPv4Src, p) }
+
+// IPv4Dst matches destination addresses in p; a single address may be set.
+func IPv4Dst(p netip.Prefix) Field { return fieldPrefix(KindIPv4Dst, p) }
+
+// IPv6Src matches source addresses in p; a single address may be set.
+func IPv6Src(p netip.Prefix) Field { return fieldPrefix(KindIPv6Src, p) }
+
+// IPv6Dst matches destination addresses in p; a single address may be set.
+func IPv6Dst(p netip.Prefix) Field { return fieldPrefix(KindIPv6Dst, p) }
+
+// Host is the prefix of one address, for the four above.
+func Host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// TCPSrc, TCPDst, UDPSrc and UDPDst match or set a port.
+func TCPSrc(p uint16) Field { return field16(KindTCPSrc, p) }
+
+// TCPDst matches or sets the TCP destination port.
+func TCPDst(p uint16) Field { return field16(KindTCPDst, p) }
+
+// UDPSrc matches or sets the UDP source port.
+func UDPSrc(p uint16) Field { return field16(KindUDPSrc, p) }
+
+// UDPDst matches or sets the UDP destination port.
+func UDPDst(p uint16) Field { return field16(KindUDPDst, p) }
+
+// PortRange is f, one of the four port fields, matching an aligned power-of-two
+// range: the ports that equal f's in mask's bits. It needs CapPortMask.
+func PortRange(f Field, mask uint16) Field {
+	f.masked = true
+	binary.BigEndian.PutUint16(f.mask[:], mask)
+	f.value[0] &= f.mask[0]
+	f.value[1] &= f.mask[1]
+	return f
+}
+
+// ICMPType and ICMPCode match ICMP over IPv4.
+func ICMPType(t uint8) Field { return field8(KindICMP4Type, t) }
+
+// ICMPCode matches the code of ICMP over IPv4.
+func ICMPCode(c uint8) Field { return field8(KindICMP4Code, c) }
+
+// ARPOp matches the ARP operation: 1 request, 2 reply.
+func ARPOp(op uint16) Field { return field16(KindARPOp, op) }
+
+// ARPSPA and ARPTPA match ARP's sender and target protocol addresses.
+func ARPSPA(p netip.Prefix) Field { return fieldPrefix(KindARPSPA, p) }
+
+// ARPTPA matches ARP's target protocol address.
+func ARPTPA(p netip.Prefix) Field { return fieldPrefix(KindARPTPA, p) }
+
+// NotFragment matches IP packets that are no fragments (nw_frag=no). It needs
+// CapFragMatch.
+func NotFragment() Field { return field8(KindFrag, 0) }
+
+// TTL matches the IPv4 TTL or IPv6 hop limit. It needs CapTTLMatch.
+func TTL(v uint8) Field { return field8(KindTTL, v) }
+
+// TCP4 is a match on TCP over IPv4 and fs.
+func TCP4(fs ...Field) Match { return ip4(6, fs) }
+
+// UDP4 is a match on UDP over IPv4 and fs.
+func UDP4(fs ...Field) Match { return ip4(17, fs) }
+
+// ICMP4 is a match on ICMP over IPv4 and fs.
+func ICMP4(fs ...Field) Match { return ip4(1, fs) }
+
+// IP4 is a match on IPv4 and fs.
+func IP4(fs ...Field) Match { return append(Match{EthType(0x0800)}, fs...) }
+
+// ARP is a match on ARP and fs.
+func ARP(fs ...Field) Match { return append(Match{EthType(0x0806)}, fs...) }
+
+func ip4(proto uint8, fs []Field) Match {
+	return append(Match{EthType(0x0800), IPProto(proto)}, fs...)
+}

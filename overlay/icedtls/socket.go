@@ -1,0 +1,230 @@
+package icedtls
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/stun/v4"
+)
+
+// First bytes of what shares the socket, RFC 7983 and RFC 9146.
+const (
+	lastSTUN       = 3
+	firstDTLS      = 20
+	lastDTLS       = 63
+	recordWithCID  = 25
+	cidLength      = 4
+	recordCIDStart = 11 // behind type, version, epoch, sequence number
+)
+
+// socket owns the UDP socket and knows whose its datagrams are.
+type socket struct {
+	udp     *net.UDPConn
+	addr    netip.AddrPort
+	pool    *bufferPool
+	drop    func([]byte, netip.AddrPort) bool
+	dropped *atomic.Uint64
+	mapped  *mappedAddresses
+
+	// mu guards the tables. The reader takes it once a datagram.
+	mu      sync.RWMutex
+	byCID   map[uint32]*session
+	byUfrag map[string]*session
+	byAddr  map[netip.AddrPort][]*session // whom they exchanged STUN with; newest last
+}
+
+// socketBuffer is what is asked for: 4 MB hold 25 ms of a full gigabit.
+const socketBuffer = 4 << 20
+
+func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(c.Listen))
+	if err != nil {
+		return nil, err
+	}
+	// The kernel gives what it may; less costs speed, not correctness.
+	_ = udp.SetReadBuffer(socketBuffer)
+	_ = udp.SetWriteBuffer(socketBuffer)
+	s := &socket{
+		udp:     udp,
+		addr:    unmap(udp.LocalAddr().(*net.UDPAddr).AddrPort()),
+		pool:    newBufferPool(max(2048, c.UnderlayMTU)),
+		drop:    c.drop,
+		dropped: dropped,
+		byCID:   map[uint32]*session{},
+		byUfrag: map[string]*session{},
+		byAddr:  map[netip.AddrPort][]*session{},
+	}
+	s.mapped = newMappedAddresses(s, c.STUN)
+	return s, nil
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// send is what every datagram goes out by. What the kernel does not take now is
+// lost as on any wire; only a closed socket is an error.
+func (s *socket) send(b []byte, to netip.AddrPort) (int, error) {
+	if s.drop != nil && s.drop(b, to) {
+		return len(b), nil
+	}
+	if _, err := s.udp.WriteToUDPAddrPort(b, to); err != nil {
+		if errors.Is(err, net.ErrClosed) {
+			return 0, err
+		}
+		s.dropped.Add(1)
+	}
+	return len(b), nil
+}
+
+// read is the goroutine that reads the socket until it is closed.
+func (s *socket) read() {
+	msg := new(stun.Message)
+	b := s.pool.get()
+	for {
+		n, from, err := s.udp.ReadFromUDPAddrPort(b.data)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // an ICMP error of an earlier send, on some systems
+			<-time.After(time.Millisecond)
+			continue
+		}
+		b.n, b.from = n, unmap(from)
+		if s.drop != nil && s.drop(b.bytes(), b.from) {
+			continue
+		}
+		if !s.dispatch(b, msg) {
+			s.dropped.Add(1)
+			continue
+		}
+		b = s.pool.get()
+	}
+}
+
+// dispatch hands b over to its session; false: it has none, b is still ours. msg
+// is scratch memory.
+func (s *socket) dispatch(b *buffer, msg *stun.Message) bool {
+	if b.n == 0 {
+		return false
+	}
+	switch first := b.data[0]; {
+	case first <= lastSTUN:
+		return s.dispatchSTUN(b, msg)
+	case first == recordWithCID:
+		if b.n < recordCIDStart+cidLength {
+			return false
+		}
+		s.mu.RLock()
+		to := s.byCID[binary.BigEndian.Uint32(b.data[recordCIDStart:])]
+		s.mu.RUnlock()
+		return to != nil && to.putDTLS(b)
+	case first >= firstDTLS && first <= lastDTLS:
+		s.mu.RLock()
+		to := newest(s.byAddr[b.from])
+		s.mu.RUnlock()
+		return to != nil && to.putDTLS(b)
+	}
+	return false
+}
+
+func newest(list []*session) *session {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[len(list)-1]
+}
+
+// dispatchSTUN: a request names the agent by its user name (RFC 8445, section
+// 7.2.2); a response goes to all that sent to where it comes from, and the agent
+// whose transaction it is takes it.
+func (s *socket) dispatchSTUN(b *buffer, msg *stun.Message) bool {
+	msg.Raw = append(msg.Raw[:0], b.bytes()...)
+	if !stun.IsMessage(b.bytes()) || msg.Decode() != nil {
+		return false
+	}
+	if msg.Type.Class == stun.ClassRequest || msg.Type.Class == stun.ClassIndication {
+		name, err := msg.Get(stun.AttrUsername)
+		if err != nil {
+			return false
+		}
+		ufrag, _, _ := strings.Cut(string(name), ":")
+		s.mu.RLock()
+		to := s.byUfrag[ufrag]
+		s.mu.RUnlock()
+		return to != nil && to.putSTUN(b)
+	}
+	if s.mapped.response(b.from, msg) {
+		s.pool.put(b)
+		return true
+	}
+	s.mu.RLock()
+	list := s.byAddr[b.from]
+	s.mu.RUnlock()
+	for i, to := range list { // list is never changed in place
+		if i == len(list)-1 {
+			return to.putSTUN(b)
+		}
+		c := s.pool.get()
+		c.n, c.from = copy(c.data, b.bytes()), b.from
+		if !to.putSTUN(c) {
+			s.pool.put(c)
+		}
+	}
+	return false
+}
+
+// add makes the session's datagrams find it and chooses its connection ID.
+func (s *socket) add(x *session, random func() uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for x.cid == 0 || s.byCID[x.cid] != nil {
+		x.cid = random()
+	}
+	s.byCID[x.cid], s.byUfrag[x.ufrag] = x, x
+}
+
+// maxSessionAddrs bounds how many addresses one session can occupy.
+const maxSessionAddrs = 4 * maxCandidates
+
+// meet records that x exchanges STUN with addr.
+func (s *socket) meet(x *session, addr netip.AddrPort) {
+	s.mu.RLock()
+	known := slices.Contains(s.byAddr[addr], x)
+	s.mu.RUnlock()
+	if known {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byCID[x.cid] != x || len(x.addrs) >= maxSessionAddrs || slices.Contains(s.byAddr[addr], x) {
+		return // closed, greedy, or another goroutine was faster
+	}
+	x.addrs = append(x.addrs, addr)
+	s.byAddr[addr] = append(slices.Clone(s.byAddr[addr]), x)
+}
+
+func (s *socket) remove(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byCID[x.cid] != x {
+		return
+	}
+	delete(s.byCID, x.cid)
+	delete(s.byUfrag, x.ufrag)
+	for _, a := range x.addrs {
+		rest := slices.DeleteFunc(slices.Clone(s.byAddr[a]), func(y *session) bool { return y == x })
+		if len(rest) == 0 {
+			delete(s.byAddr, a)
+		} else {
+			s.byAddr[a] = rest
+		}
+	}
+}

@@ -1,0 +1,400 @@
+package vias
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/viasnet/vias/internal/control"
+	"github.com/viasnet/vias/internal/pump"
+	"github.com/viasnet/vias/overlay"
+)
+
+// Times of peer management.
+const (
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = 10 * time.Second
+	// stableTime is how long a link must have lasted for the next dial to come at once.
+	stableTime = 10 * time.Second
+	// patience is how long the higher PeerID waits for the lower one to dial. It
+	// dials then: the lower one may admit us without having added us.
+	patience  = 5 * time.Second
+	guestTime = time.Minute // how long an admitted, not added peer is remembered without a link
+	maxGuests = 4096
+)
+
+// peer is somebody we link to. Its goroutine is run.
+type peer struct {
+	network *Network
+	id      overlay.PeerID
+	offered chan overlay.Link // links that the peer made, newest only
+	gone    chan struct{}     // closed by RemovePeer
+	ended   chan struct{}     // closed when run is over, or will never be started
+	before  *peer             // an earlier peer of this ID, removed, whose run may not be over
+
+	// Guarded by Network.mu.
+	added, started bool
+
+	mu     sync.Mutex // guards what follows
+	state  PeerState
+	since  time.Time
+	err    error
+	retry  time.Time
+	conn   *conn // while linked
+	closed bool  // no more offers
+}
+
+func (n *Network) newPeerLocked(id overlay.PeerID, before *peer) *peer {
+	p := &peer{network: n, id: id, offered: make(chan overlay.Link, 1), gone: make(chan struct{}),
+		ended: make(chan struct{}), before: before, since: time.Now()}
+	n.peers[id] = p
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+	return p
+}
+
+// AddPeer says that this node shall be linked to a peer, which is so admitted. It
+// is intent: it returns at once, and is legal before Run. Adding a peer again
+// changes nothing.
+func (n *Network) AddPeer(id overlay.PeerID) error {
+	var err error
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch p := n.peers[id]; {
+	case id.IsZero():
+		err = fmt.Errorf("%w: the zero peer ID", ErrInvalid)
+	case id == n.self:
+		err = fmt.Errorf("%w: it is our own ID", ErrInvalid)
+	case n.phase == stopping:
+		err = ErrClosed
+	case p == nil:
+		n.newPeerLocked(id, nil).added = true
+	case p.removed():
+		n.newPeerLocked(id, p).added = true
+	default:
+		p.added = true
+	}
+	if err != nil {
+		return &OpError{"add peer", n.config.Name, err}
+	}
+	return nil
+}
+
+// RemovePeer undoes AddPeer: the link is closed when it returns; bypassed flows to
+// the peer are taken down, and what it announced is forgotten, soon after. A peer
+// that Config.Admit lets in may come back by itself.
+func (n *Network) RemovePeer(id overlay.PeerID) {
+	n.mu.Lock()
+	p := n.peers[id]
+	if p == nil || p.removed() {
+		n.mu.Unlock()
+		return
+	}
+	close(p.gone)
+	if !p.started {
+		delete(n.peers, id)
+		close(p.ended)
+	}
+	n.mu.Unlock()
+	p.mu.Lock()
+	c := p.conn
+	p.mu.Unlock()
+	if c != nil {
+		n.shared.Ports.Remove(c.port)
+		c.close()
+	}
+}
+
+func (p *peer) removed() bool {
+	select {
+	case <-p.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// admit is the overlay.Admit that the transport gets.
+func (n *Network) admit(id overlay.PeerID) bool {
+	n.mu.Lock()
+	p := n.peers[id]
+	added := p != nil && p.added && !p.removed()
+	n.mu.Unlock()
+	return added || n.config.Admit != nil && n.config.Admit(id)
+}
+
+// runPeers starts the goroutine of every peer.
+func (n *Network) runPeers(ctx context.Context, r *running) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for {
+		n.mu.Lock()
+		for _, p := range n.peers {
+			if !p.started && !p.removed() {
+				p.started = true
+				g.Go(func() error { return p.run(ctx, r) })
+			}
+		}
+		n.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return g.Wait()
+		case <-n.wake:
+		}
+	}
+}
+
+// acceptLinks hands links that peers make to their goroutines.
+func (n *Network) acceptLinks(ctx context.Context, r *running) error {
+	for {
+		link, err := r.transport.Accept(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return n.ended(fmt.Errorf("accept: %w", err))
+		}
+		if p := n.peerOf(link.Peer()); p == nil || !p.offer(link) {
+			_ = link.Close()
+		}
+	}
+}
+
+// peerOf is the peer that made a link; nil if it is not admitted (any more).
+func (n *Network) peerOf(id overlay.PeerID) *peer {
+	if !n.admit(id) {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.peers[id]
+	switch {
+	case n.phase == stopping:
+		return nil
+	case p != nil && !p.removed():
+		return p
+	case len(n.peers) >= maxGuests:
+		return nil
+	}
+	return n.newPeerLocked(id, p)
+}
+
+// offer hands a link over, in place of an earlier one that was not taken yet.
+func (p *peer) offer(link overlay.Link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	select {
+	case old := <-p.offered:
+		_ = old.Close()
+	default:
+	}
+	p.offered <- link // there is room: only mu's holder puts in
+	return true
+}
+
+// forgetGuests removes peers that were only admitted and have had no link for long.
+func (n *Network) forgetGuests(now time.Time) {
+	var old []overlay.PeerID
+	n.mu.Lock()
+	for id, p := range n.peers {
+		if !p.added {
+			p.mu.Lock()
+			if p.conn == nil && now.Sub(p.since) > guestTime {
+				old = append(old, id)
+			}
+			p.mu.Unlock()
+		}
+	}
+	n.mu.Unlock()
+	for _, id := range old {
+		n.RemovePeer(id)
+	}
+}
+
+// run links to the peer, again and again, until it is removed or ctx ends. An
+// error is fatal for the Network.
+func (p *peer) run(ctx context.Context, r *running) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer close(p.ended)
+	if p.before != nil {
+		<-p.before.ended
+		p.before = nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { p.cancelWhenGone(ctx, cancel) })
+	defer wg.Wait()
+	defer cancel()
+	err := p.linkUntil(ctx, r)
+	p.finish(r)
+	return err
+}
+
+func (p *peer) cancelWhenGone(ctx context.Context, cancel func()) {
+	select {
+	case <-p.gone:
+		cancel()
+	case <-ctx.Done():
+	}
+}
+
+// linkUntil alternates between connecting and serving.
+func (p *peer) linkUntil(ctx context.Context, r *running) error {
+	var next overlay.Link
+	retry := backoff{}
+	for {
+		link := next
+		if next = nil; link == nil {
+			link = p.connect(ctx, r, &retry)
+		}
+		if ctx.Err() != nil {
+			if link != nil {
+				_ = link.Close()
+			}
+			return nil
+		}
+		if link == nil {
+			continue
+		}
+		begun := time.Now()
+		var err error
+		var linked bool
+		next, linked, err = p.serve(ctx, r, link)
+		if errors.Is(err, pump.ErrDevice) {
+			return p.network.ended(err)
+		}
+		if linked && time.Since(begun) >= stableTime {
+			retry = backoff{}
+		} else if next == nil {
+			retry.fail(time.Now())
+		}
+		p.note(PeerConnecting, err, retry.due)
+	}
+}
+
+// finish leaves nothing of the peer.
+func (p *peer) finish(r *running) {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	select {
+	case link := <-p.offered:
+		_ = link.Close()
+	default:
+	}
+	if !p.removed() {
+		return // the Network ends
+	}
+	n := p.network
+	n.mu.Lock()
+	if n.peers[p.id] == p {
+		delete(n.peers, p.id)
+	}
+	n.mu.Unlock()
+	n.stationsChanged(n.shared.Stations.Forget(p.id))
+	if r.member != nil {
+		r.member.Forget(p.id)
+	}
+}
+
+// connect returns a link that the peer made or that we dialled; nil: neither
+// worked, or ctx ended.
+func (p *peer) connect(ctx context.Context, r *running, retry *backoff) overlay.Link {
+	wait := time.Until(retry.due)
+	if p.network.self.Compare(p.id) > 0 {
+		wait = max(wait, patience)
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case link := <-p.offered:
+		return link
+	case <-ctx.Done():
+		return nil
+	case <-t.C:
+	}
+	if !p.wanted() {
+		retry.due = time.Now().Add(guestTime) // a guest comes by itself
+		return nil
+	}
+	return p.dial(ctx, r, retry)
+}
+
+func (p *peer) wanted() bool {
+	p.network.mu.Lock()
+	defer p.network.mu.Unlock()
+	return p.added
+}
+
+// dial dials until a link comes from either side.
+func (p *peer) dial(ctx context.Context, r *running, retry *backoff) overlay.Link {
+	type result struct {
+		link overlay.Link
+		err  error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dialled := make(chan result, 1)
+	go func() {
+		link, err := r.transport.Dial(ctx, p.id)
+		dialled <- result{link, err}
+	}()
+	var theirs overlay.Link
+	for {
+		select {
+		case theirs = <-p.offered:
+			cancel()
+			if d := <-dialled; d.err == nil {
+				_ = d.link.Close()
+			}
+			return theirs
+		case d := <-dialled:
+			if d.err == nil {
+				return d.link
+			}
+			if ctx.Err() == nil {
+				retry.fail(time.Now())
+				p.note(PeerConnecting, d.err, retry.due)
+			}
+			return nil
+		}
+	}
+}
+
+// note keeps what Peers shows.
+func (p *peer) note(s PeerState, err error, retry time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != s {
+		p.state, p.since = s, time.Now()
+	}
+	if err != nil {
+		p.err = err
+	}
+	p.retry = retry
+}
+
+// backoff is when to dial next: at once first, then later and later, with jitter
+// so that two peers (or many) do not keep meeting.
+type backoff struct {
+	wait time.Duration
+	due  time.Time
+}
+
+func (b *backoff) fail(now time.Time) {
+	b.wait = min(max(2*b.wait, firstRetry), lastRetry)
+	b.due = now.Add(b.wait/2 + rand.N(b.wait/2+1))
+}
+
+// refusal tells whether a link ended because of who the peer is.
+func refusal(err error) bool {
+	return errors.Is(err, control.ErrNetwork) || errors.Is(err, control.ErrVersion) || errors.Is(err, control.ErrProtocol)
+}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package tap
+
+func openTUN(LinuxConfig) (Device, error) { return nil, ErrNotSupported }
