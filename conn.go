@@ -30,7 +30,7 @@ type conn struct {
 	sending sync.Mutex // serialises flush: what Output gave is sent in that order
 	batch   *tap.Batch // guarded by sending
 
-	mu       sync.Mutex // guards what follows
+	mu      sync.Mutex // guards what follows
 	session *control.Session
 	up      bool // both Hellos are there
 

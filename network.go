@@ -152,23 +152,26 @@ func (n *Network) setStopping() {
 }
 
 // open opens everything, or nothing.
-func (n *Network) open(ctx context.Context) (r *running, err error) {
-	r = &running{}
-	defer func() {
-		if err != nil {
-			r.close(n.log)
-		}
-	}()
+func (n *Network) open(ctx context.Context) (*running, error) {
+	r := &running{}
+	if err := n.openInto(ctx, r); err != nil {
+		r.close(n.log)
+		return nil, err
+	}
+	return r, nil
+}
+
+func (n *Network) openInto(ctx context.Context, r *running) (err error) {
 	if r.device, err = n.config.Device(ctx); err != nil {
-		return nil, fmt.Errorf("open device: %w", err)
+		return fmt.Errorf("open device: %w", err)
 	}
 	r.writer = pump.NewWriter(r.device)
 	r.transport, err = n.config.Transport(ctx, overlay.Env{Identity: n.config.Identity, Admit: n.admit, Logger: n.log})
 	if err != nil {
-		return nil, fmt.Errorf("open transport: %w", err)
+		return fmt.Errorf("open transport: %w", err)
 	}
 	if n.join == nil {
-		return r, nil
+		return nil
 	}
 	r.member, err = n.join.join(ctx, bypass.MemberConfig{
 		Network: n.config.Name,
@@ -180,9 +183,9 @@ func (n *Network) open(ctx context.Context) (r *running, err error) {
 		Changed: n.flowChanged,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("join bypass host: %w", err)
+		return fmt.Errorf("join bypass host: %w", err)
 	}
-	return r, nil
+	return nil
 }
 
 // close closes links, transport and device, in this order: what a frame could

@@ -35,6 +35,7 @@ type node struct {
 
 	mu       sync.Mutex
 	linked   bool
+	inbox    [][]byte // what the peer sent before our session was up
 	tapped   int      // frames that took the overlay
 	got      [][]byte // frames that the workload got natively
 	stack    [][]byte // frames that reached the host's stack
@@ -114,8 +115,8 @@ func (n *node) join() {
 			n.mu.Lock()
 			ok := n.linked
 			n.mu.Unlock()
-			if ok && n.peer.member != nil {
-				n.peer.member.Receive(n.id, bytes.Clone(msg))
+			if ok {
+				n.peer.receive(bytes.Clone(msg))
 			}
 			return ok
 		},
@@ -125,19 +126,34 @@ func (n *node) join() {
 	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
 }
 
+// receive is the control session handing over a message, in order, LinkUp first.
+func (n *node) receive(msg []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.linked {
+		n.inbox = append(n.inbox, msg)
+		return
+	}
+	n.member.Receive(n.peer.id, msg)
+}
+
 // link makes or loses the control session between the two.
 func (p *pair) link(up bool) {
 	for _, n := range []*node{p.a, p.b} {
 		n.mu.Lock()
 		n.linked = up
-		n.mu.Unlock()
-	}
-	for _, n := range []*node{p.a, p.b} {
 		if up {
 			n.member.LinkUp(n.peer.id)
 		} else {
 			n.member.LinkDown(n.peer.id)
 		}
+		for _, msg := range n.inbox {
+			if up {
+				n.member.Receive(n.peer.id, msg)
+			}
+		}
+		n.inbox = nil
+		n.mu.Unlock()
 	}
 }
 
@@ -376,16 +392,13 @@ func remake(f []byte, w bypasstest.Packet) []byte {
 
 // resetBy has B's own stack answer A's SYNs with RST, as a kernel does that sees them.
 func resetBy(p *pair) {
-	var w *bypasstest.Wire = p.wire
-	busy := false
+	w := p.wire
 	w.Tap(func(f []byte) {
 		s, ok := bypasstest.Parse(f)
-		if busy || !ok || s.Flags&bypasstest.FlagSYN == 0 || s.Flags&bypasstest.FlagACK != 0 || s.Flow.Src.Addr() != p.a.addr {
+		if !ok || s.Flags&bypasstest.FlagSYN == 0 || s.Flags&bypasstest.FlagACK != 0 || s.Flow.Src.Addr() != p.a.addr {
 			return
 		}
-		busy = true
 		w.Send(bypasstest.Packet{SrcMAC: p.b.uplink, DstMAC: p.a.uplink, Flow: s.Flow.Reverse(), Flags: bypasstest.FlagRST | bypasstest.FlagACK, Ack: s.Seq + 1}.Frame())
-		busy = false
 	})
 }
 

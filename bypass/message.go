@@ -28,12 +28,13 @@ const (
 	msgReady     // lower to higher: so do I
 	msgResult    // what my probes found
 	msgRefuse    // I won't: reason
+	msgWant      // higher to lower PeerID: challenge me, I am ready now
 	kinds
 )
 
 func (k kind) String() string {
 	names := [kinds]string{"?", "offer", "accept", "confirm", "done", "reject", "close", "close-ack",
-		"challenge", "response", "ready", "result", "refuse"}
+		"challenge", "response", "ready", "result", "refuse", "want"}
 	if k >= kinds {
 		return "?"
 	}
@@ -132,7 +133,7 @@ func (m *message) check() error {
 		case !m.Src.Addr().Is4() || !m.Dst.Addr().Is4(), !m.Local.Addr().Is4() || !m.Remote.Addr().Is4():
 			return errors.New("addresses")
 		}
-	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgRefuse, msgResult:
+	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgRefuse, msgResult, msgWant:
 	case msgChallenge, msgResponse:
 		if len(m.Nonce) != 32 || !m.Addr.Is4() || m.MTU < 576 || m.MTU > 65535 || len(m.Domain) > 255 {
 			return errors.New("nonce, address, MTU or domain")

@@ -76,16 +76,20 @@ func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	l.kick(p, now)
 }
 
-// kick starts a round of proof if one is due and we are the end that starts them.
+// kick starts a round of proof if one is due. The lower PeerID starts them; the
+// higher one asks for it.
 func (l *loop) kick(p *peer, now time.Time) {
 	pr := &p.proof
 	switch {
-	case !p.linked, !l.up, !l.addr.IsValid(), !pr.lower(), p.member.policyNow() == nil, p.member.left.Load():
+	case !p.linked, !l.up, !l.addr.IsValid(), p.member.policyNow() == nil, p.member.left.Load():
 		return
 	case pr.phase == proofFailed && now.Before(pr.deadline):
 		l.timers.add(pr.deadline, func() { l.kick(p, time.Now()) })
 		return
 	case pr.phase != proofNone && pr.phase != proofFailed:
+		return
+	case !pr.lower():
+		l.send(p, message{Kind: msgWant})
 		return
 	}
 	// The MTU is that of the way to the peer, which we learn with its address: the
@@ -123,7 +127,7 @@ func (l *loop) proofDo(p *peer, acts []proofAction) {
 			round := p.proof.round
 			adding := len(a.change.Add) > 0
 			l.enqueue(a.change, func(err error) {
-				if !adding || p.proof.round != round {
+				if !adding || p.proof.round != round || !l.known(p) {
 					return
 				}
 				l.prove(p, func() []proofAction {
@@ -145,7 +149,7 @@ func (l *loop) armProof(p *peer) {
 	}
 	p.timer = at
 	l.timers.add(at, func() {
-		if !p.timer.Equal(at) || l.peers[peerKey{p.member, p.id}] != p {
+		if !p.timer.Equal(at) || !l.known(p) {
 			return
 		}
 		p.timer = time.Time{}
@@ -190,8 +194,17 @@ func (l *loop) disproven(p *peer, now time.Time) {
 			l.publish(e, now)
 		}
 	}
+	round := p.proof.round
+	l.timers.add(now.Add(l.cfg.Drain), func() {
+		if l.known(p) && p.proof.phase == proofFailed && p.proof.round == round {
+			l.unlisten(p)
+		}
+	})
 	l.kick(p, now)
 }
+
+// known tells whether p is still a peer.
+func (l *loop) known(p *peer) bool { return l.peers[peerKey{p.member, p.id}] == p }
 
 // leases are what the peer's rules hang on. Without a fresh proof nothing goes out;
 // what the peer may still send comes in.
@@ -251,7 +264,7 @@ func (l *loop) recheckRoute(p *peer) {
 	}
 	round, remote := p.proof.round, p.proof.remote
 	l.routeTo(remote, func(r Route, err error) {
-		if p.proof.round != round || p.proof.remote != remote {
+		if p.proof.round != round || p.proof.remote != remote || !l.known(p) {
 			return
 		}
 		old := p.proof.route
@@ -307,6 +320,9 @@ func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
 			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonProving, now) })
 		}
 		l.routeTo(m.Addr, func(r Route, err error) {
+			if !l.known(p) || p.member.left.Load() {
+				return
+			}
 			if err != nil { // a zero Route fails the round with a reason
 				l.prove(p, func() []proofAction { return p.refuse(m, now) })
 				return
@@ -318,6 +334,11 @@ func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
 				return p.proof.responded(m, r, time.Now())
 			})
 		})
+	case msgWant:
+		if p.proof.phase == proofFailed {
+			p.proof.deadline = now
+		}
+		l.kick(p, now)
 	case msgReady:
 		l.prove(p, func() []proofAction { return p.proof.readied(m, now) })
 	case msgResult:
@@ -356,11 +377,19 @@ func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	l.kick(p, now)
 }
 
+// unlisten takes the Listen rules of a failed round down.
+func (l *loop) unlisten(p *peer) {
+	if rules := p.proof.listenRules(); len(rules) > 0 {
+		l.enqueue(Change{Remove: rules}, func(error) {}) // or they end by themselves
+	}
+}
+
 // drop forgets a peer that has no flows left.
 func (l *loop) drop(p *peer) {
 	if p.proof.phase != proofNone && p.proof.phase != proofFailed {
 		l.proofDo(p, p.proof.fail(ReasonNoPeer, time.Now()))
 	}
+	l.unlisten(p)
 	if p.leased {
 		var none []Lease
 		for _, proto := range []Proto{TCP, UDP} {

@@ -267,19 +267,17 @@ func (p *proof) fail(r Reason, now time.Time) []proofAction {
 	return append(p.failQuietly(r, now), tell{message{Kind: msgRefuse, ID: p.round, Reason: r}})
 }
 
+// failQuietly ends the round without a word. The Listen rules stay for a drain, for
+// probes in flight: they must not meet the host's stack. See unlisten.
 func (p *proof) failQuietly(r Reason, now time.Time) []proofAction {
 	if r == ReasonNone {
 		r = ReasonPeerFailed
-	}
-	var acts []proofAction
-	if rules := p.listenRules(); len(rules) > 0 {
-		acts = append(acts, apply{Change{Remove: rules}})
 	}
 	retry := min(proofRetryMin<<min(p.tries, 10), proofRetryMax)
 	p.phase, p.reason, p.since = proofFailed, r, now
 	p.tries++
 	p.deadline = now.Add(retry)
-	return acts
+	return nil
 }
 
 // due is when tick wants to be called next; zero = never.

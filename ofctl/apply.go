@@ -38,30 +38,28 @@ func (c *Conn) applyOne(ctx context.Context, mod Mod) error {
 	if err != nil {
 		return err
 	}
-	sent := false
-	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+	begun, err := c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
 		b, err := Encode(b, xid, mod)
 		if err != nil {
 			return b, err
 		}
-		sent = true
 		return Encode(b, xid+1, ofp.BarrierRequest{})
 	})
 	if err == nil {
 		err = c.wait(ctx, k)
 	}
 	if err != nil {
-		if sent {
-			return unconfirmed(err)
-		}
-		return err
+		return unconfirmed(begun, err)
 	}
 	return k.refusal([]Mod{mod}, 0)
 }
 
-// unconfirmed is the error of a modification that was sent and got no answer for
-// cause. It must not match ErrClosed: that would say that nothing was done.
-func unconfirmed(cause error) error {
+// unconfirmed is the error of a modification that got no answer for cause. If it
+// was sent, the error must not match ErrClosed: that would say that nothing was done.
+func unconfirmed(sent bool, cause error) error {
+	if !sent {
+		return cause
+	}
 	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", ErrUnconfirmed, cause)
 	}
@@ -77,7 +75,7 @@ func (c *Conn) applyBundle(ctx context.Context, mods []Mod) error {
 	if err != nil {
 		return err
 	}
-	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+	_, err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
 		return encodeBundle(b, xid, id, mods)
 	})
 	if err != nil {
@@ -116,14 +114,17 @@ func (c *Conn) commit(ctx context.Context, id uint32, filled *call, mods []Mod) 
 		return err
 	}
 	k.adds = filled
-	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+	begun, err := c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
 		return Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleCommit, Flags: bundleFlags})
 	})
-	if err != nil {
-		return unconfirmed(err)
+	if err == nil {
+		err = c.wait(ctx, k)
 	}
-	if err := c.wait(ctx, k); err != nil {
-		return unconfirmed(err)
+	if err != nil {
+		if !begun {
+			c.discard(id)
+		}
+		return unconfirmed(begun, err)
 	}
 	if err := filled.refusal(mods, 1); err != nil {
 		return err
@@ -142,7 +143,7 @@ func (c *Conn) discard(id uint32) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.WriteTimeout)
 	defer cancel()
-	_ = c.write(ctx, b)
+	_, _ = c.write(ctx, b)
 }
 
 // refusal is the first refusal of a call as an error. Its messages from the
@@ -165,7 +166,7 @@ func (c *Conn) PacketOut(ctx context.Context, p PacketOut) error {
 	b, err := Encode((*buf)[:0], c.xid.Add(1), p)
 	*buf = b[:0]
 	if err == nil {
-		err = c.write(ctx, b)
+		_, err = c.write(ctx, b)
 	}
 	if err != nil {
 		return fmt.Errorf("ofctl: packet-out: %w", err)

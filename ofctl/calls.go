@@ -88,8 +88,9 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 // maxScratch is the largest buffer that is kept.
 const maxScratch = 256 << 10
 
-// send encodes messages as the n messages of a call and writes them at once.
-func (c *Conn) send(ctx context.Context, k *call, messages func(b []byte, xid uint32) ([]byte, error)) error {
+// send encodes the messages of a call and writes them at once. begun says that some
+// of it may have reached the switch.
+func (c *Conn) send(ctx context.Context, k *call, messages func(b []byte, xid uint32) ([]byte, error)) (begun bool, err error) {
 	buf := scratch.Get().(*[]byte)
 	defer func() {
 		if cap(*buf) <= maxScratch {
@@ -99,12 +100,12 @@ func (c *Conn) send(ctx context.Context, k *call, messages func(b []byte, xid ui
 	b, err := messages((*buf)[:0], k.first)
 	*buf = b[:0]
 	if err == nil {
-		err = c.write(ctx, b)
+		begun, err = c.write(ctx, b)
 	}
 	if err != nil {
 		c.forget(k)
 	}
-	return err
+	return begun, err
 }
 
 // ask sends request and returns all of its replies.
@@ -113,7 +114,7 @@ func (c *Conn) ask(ctx context.Context, request any) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) { return Encode(b, xid, request) })
+	_, err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) { return Encode(b, xid, request) })
 	if err != nil {
 		return nil, err
 	}

@@ -179,7 +179,7 @@ func (c *Conn) introduce(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.write(ctx, b); err != nil {
+	if _, err := c.write(ctx, b); err != nil {
 		return fmt.Errorf("set-config: %w", err)
 	}
 	if c.features.Capabilities, err = c.probe(ctx); err != nil {
@@ -261,34 +261,36 @@ func (c *Conn) sendEcho(xid uint32, m any) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.WriteTimeout)
 	defer cancel()
-	_ = c.write(ctx, b)
+	_, _ = c.write(ctx, b)
 }
 
 // write sends b whole. ctx ends the wait for other writers; a write that has begun
 // is finished or, after the write time-out, loses the connection.
-func (c *Conn) write(ctx context.Context, b []byte) error {
+func (c *Conn) write(ctx context.Context, b []byte) (begun bool, err error) {
 	select {
 	case <-c.lost:
-		return c.cause
+		return false, c.cause
+	case <-ctx.Done():
+		return false, ctx.Err()
 	default:
 	}
 	select {
 	case c.writing <- struct{}{}:
 	case <-c.lost:
-		return c.cause
+		return false, c.cause
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	defer func() { <-c.writing }()
-	err := c.nc.SetWriteDeadline(time.Now().Add(c.cfg.WriteTimeout))
+	err = c.nc.SetWriteDeadline(time.Now().Add(c.cfg.WriteTimeout))
 	if err == nil {
 		_, err = c.nc.Write(b)
 	}
 	if err != nil {
 		c.lose(fmt.Errorf("write: %w", err))
-		return c.cause
+		return true, c.cause
 	}
-	return nil
+	return true, nil
 }
 
 // readLoop hands every message that comes to whom it is for. It never waits for

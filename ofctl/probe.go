@@ -25,7 +25,7 @@ func (c *Conn) probe(ctx context.Context) (Capabilities, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
+	_, err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
 		b, err := Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleOpen, Flags: bundleFlags})
 		for _, p := range probes {
 			xid++

@@ -82,7 +82,7 @@ func runCase(t *testing.T, h DatapathHarness, c datapathCase) {
 	if h.Virtual {
 		e.quiet = 10 * time.Millisecond
 	} else {
-		e.quiet = 300 * time.Millisecond
+		e.quiet = 150 * time.Millisecond
 	}
 	e.dp, e.events = e.open()
 	e.set(e.base())

@@ -187,53 +187,71 @@ func caseEarlier(e *env) {
 }
 
 func matchCases() []datapathCase {
-	with := func(p Packet, change func(*Packet)) Packet {
-		change(&p)
-		return p
-	}
-	port := func(p Packet, src, dst uint16) Packet {
-		p.Flow.Src = netip.AddrPortFrom(p.Flow.Src.Addr(), src)
-		p.Flow.Dst = netip.AddrPortFrom(p.Flow.Dst.Addr(), dst)
-		return p
-	}
-	var cases []datapathCase
-	outbound := func(name string, from End, p Packet) {
-		cases = append(cases, datapathCase{"stays on the overlay: " + name, func(e *env) {
-			e.bypassed(lease(long, long))
-			e.plain(from, p)
-		}})
-	}
-	outbound("another source MAC", WorkloadA, with(sent(), func(p *Packet) { p.SrcMAC = workloadMAC[1] }))
-	outbound("another destination MAC", WorkloadA, with(sent(), func(p *Packet) { p.DstMAC = tap.MAC{2, 3, 4, 5, 6, 7} }))
-	outbound("another port of the switch", WorkloadB, sent())
-	outbound("a first fragment", WorkloadA, with(sent(), func(p *Packet) { p.More = true }))
-	outbound("another source port", WorkloadA, port(sent(), 40001, 80))
-	outbound("another destination port", WorkloadA, port(sent(), 40000, 81))
-	outbound("another protocol", WorkloadA, with(sent(), func(p *Packet) { p.Flow.Proto = bypass.UDP }))
-	outbound("the other direction", WorkloadA, with(sent(), func(p *Packet) { p.Flow = p.Flow.Reverse() }))
-
-	inbound := func(name string, p Packet) {
-		cases = append(cases, datapathCase{"does not come in: " + name, func(e *env) {
-			e.set(e.guarded())
-			e.bypassed(lease(long, long))
-			e.swallowed(p)
-		}})
-	}
-	inbound("a VLAN tag", with(arriving(), func(p *Packet) { p.VLAN = 5 }))
-	inbound("another source port", port(arriving(), 0xf457, 0xf123))
-	inbound("another destination port", port(arriving(), 0xf456, 0xf124))
-	inbound("another protocol", with(arriving(), func(p *Packet) { p.Flow.Proto = bypass.UDP }))
-	return append(cases,
-		datapathCase{"does not leave: a VLAN tag", func(e *env) {
+	return []datapathCase{
+		{"what is not quite the flow stays on the overlay", caseNotOutbound},
+		{"what is not quite the flow does not come in", caseNotInbound},
+		{"a tagged frame does not leave", func(e *env) {
 			e.bypassed(lease(long, long))
 			// An access port drops it, another one takes it to the overlay.
 			e.b.Send(WorkloadA, with(sent(), func(p *Packet) { p.VLAN = 5 }).Frame())
 			e.none(Uplink, "a tagged frame has left by the uplink")
 		}},
-		datapathCase{"does not come in: a first fragment", func(e *env) {
+		{"a first fragment does not come in", func(e *env) {
 			e.bypassed(lease(long, long))
 			// It has no ports to match: it is the host's like all fragments.
 			e.swallowed(with(arriving(), func(p *Packet) { p.More = true }))
 			require.NotNil(e.t, e.b.Recv(Stack, patience))
-		}})
+		}},
+	}
+}
+
+func with(p Packet, change func(*Packet)) Packet {
+	change(&p)
+	return p
+}
+
+// between is p with other ports.
+func between(p Packet, src, dst uint16) Packet {
+	p.Flow.Src = netip.AddrPortFrom(p.Flow.Src.Addr(), src)
+	p.Flow.Dst = netip.AddrPortFrom(p.Flow.Dst.Addr(), dst)
+	return p
+}
+
+func caseNotOutbound(e *env) {
+	e.bypassed(lease(long, long))
+	for _, c := range []struct {
+		what string
+		from End
+		p    Packet
+	}{
+		{"another source MAC", WorkloadA, with(sent(), func(p *Packet) { p.SrcMAC = workloadMAC[1] })},
+		{"another destination MAC", WorkloadA, with(sent(), func(p *Packet) { p.DstMAC = tap.MAC{2, 3, 4, 5, 6, 7} })},
+		{"another port of the switch", WorkloadB, sent()},
+		{"a first fragment", WorkloadA, with(sent(), func(p *Packet) { p.More = true })},
+		{"a later fragment", WorkloadA, with(sent(), func(p *Packet) { p.Fragment = 100 })},
+		{"another source port", WorkloadA, between(sent(), 40001, 80)},
+		{"another destination port", WorkloadA, between(sent(), 40000, 81)},
+		{"another protocol", WorkloadA, with(sent(), func(p *Packet) { p.Flow.Proto = bypass.UDP })},
+		{"the other direction", WorkloadA, with(sent(), func(p *Packet) { p.Flow = p.Flow.Reverse() })},
+	} {
+		e.t.Log(c.what)
+		e.plain(c.from, c.p)
+	}
+}
+
+func caseNotInbound(e *env) {
+	e.set(e.guarded())
+	e.bypassed(lease(long, long))
+	for _, c := range []struct {
+		what string
+		p    Packet
+	}{
+		{"a VLAN tag", with(arriving(), func(p *Packet) { p.VLAN = 5 })},
+		{"another source port", between(arriving(), 0xf457, 0xf123)},
+		{"another destination port", between(arriving(), 0xf456, 0xf124)},
+		{"another protocol", with(arriving(), func(p *Packet) { p.Flow.Proto = bypass.UDP })},
+	} {
+		e.t.Log(c.what)
+		e.swallowed(c.p)
+	}
 }

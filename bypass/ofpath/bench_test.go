@@ -169,8 +169,8 @@ func TestDatapath(t *testing.T) {
 	bypasstest.RunDatapath(t, bypasstest.DatapathHarness{New: newFakeBench, Virtual: true})
 }
 
-// dump is all our flows as ovs-ofctl prints them, sorted, and all our groups.
-func (o other) dump() string {
+// dumpFlows is all our flows as ovs-ofctl prints them, by table and priority.
+func (o other) dumpFlows() []string {
 	var lines []string
 	for _, s := range o.flows() {
 		if s.Cookie>>48 == 0x7661 {
@@ -181,12 +181,18 @@ func (o other) dump() string {
 	for i, l := range lines {
 		lines[i] = l[len("000 00000 "):]
 	}
+	return lines
+}
+
+// dumpGroups is all our groups.
+func (o other) dumpGroups() []string {
 	groups, err := o.sw.Groups(context.Background())
 	require.NoError(o.t, err)
+	var lines []string
 	for _, g := range groups {
 		if g.ID>>16 == 0x7661 {
 			lines = append(lines, g.String())
 		}
 	}
-	return strings.Join(lines, "\n")
+	return lines
 }

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,10 +149,9 @@ func (b *ovsBench) Recv(e bypasstest.End, timeout time.Duration) []byte {
 // TestIntegrationDatapath runs the conformance suite on Open vSwitch.
 func TestIntegrationDatapath(t *testing.T) {
 	ovs := ovstest.Start(t)
-	n := 0
+	var n atomic.Int32
 	bypasstest.RunDatapath(t, bypasstest.DatapathHarness{New: func(t *testing.T) bypasstest.Bench {
-		n++
-		b := newOVSBench(t, ovs, n)
+		b := newOVSBench(t, ovs, int(n.Add(1)))
 		b.other.t = t
 		b.normal()
 		return b

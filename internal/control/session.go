@@ -178,6 +178,7 @@ func (s *Session) deliver() (messages []Message) {
 		}
 		delete(s.recv.early, g.seq)
 		s.recv.done++
+		s.recv.ackDue = true
 		if len(s.recv.partial)+len(g.payload) > MaxMessage {
 			s.fail(fmt.Errorf("%w: message longer than %d bytes", ErrProtocol, MaxMessage))
 			break

@@ -27,7 +27,8 @@ func (s *Session) acked(g segment, now time.Time) {
 	}
 	for q.acked < g.ack {
 		o := &q.queue[0]
-		if q.acked+1 == g.ack && !o.repeated {
+		// The Hello takes a round more: the peer waits for an echo of its ID.
+		if q.acked+1 == g.ack && !o.repeated && g.ack > 1 {
 			s.sample(now.Sub(o.sent))
 		}
 		q.bytes -= len(o.payload)

@@ -345,6 +345,9 @@ func (b *builder) holder(now, before *Station, p overlay.PeerID, ip netip.Addr) 
 	if c == nil || !c.linked {
 		return nil
 	}
+	if m := b.next.macs[before.MAC]; m != nil && m.Peer != before.Peer {
+		return nil // it lost the MAC, and its IPs with it
+	}
 	e, ok := c.list[before.MAC]
 	if !ok || ip.IsValid() && !slices.Contains(e.IPs, ip) {
 		return nil

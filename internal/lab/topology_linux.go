@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Lab is a lab that is up. Its methods are for one goroutine at a time.
@@ -219,6 +220,9 @@ func (l *Lab) openVSwitch(ctx context.Context, h *Host) error {
 	if err := l.state.update(func(d *stateData) { d.OVS = append(d.OVS, h.OVSDir) }); err != nil {
 		return err
 	}
+	// Not cut off by Ctrl-C: a daemon that has not written its pid yet would be lost.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
 	o, err := StartOVSD(ctx, OVSDConfig{Dir: h.OVSDir, Netns: h.Namespace, TSO: true})
 	if err != nil {
 		return err

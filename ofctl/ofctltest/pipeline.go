@@ -9,8 +9,12 @@ import (
 	"github.com/viasnet/vias/ofctl"
 )
 
-// maxDepth bounds groups that refer to groups, as Open vSwitch bounds resubmits.
-const maxDepth = 64
+// Bounds of groups and tables that refer to each other, as Open vSwitch's of
+// resubmits: how deep, and how many in all for one frame.
+const (
+	maxDepth   = 64
+	maxDetours = maxDepth * maxDepth
+)
 
 // delivery is a frame that leaves by a port. It is handed over without the lock.
 type delivery struct {
@@ -25,9 +29,10 @@ type run struct {
 	now  time.Time
 	size int // of the frame as it came in: what counters count
 	// at is the flow that is being executed; nil in a packet-out.
-	at    *flow
-	set   actionSet
-	depth int
+	at  *flow
+	set actionSet
+	// depth and detours count groups and returns to the first table.
+	depth, detours int
 	// dead: the frame's TTL ran out.
 	dead bool
 	out  []delivery
@@ -107,14 +112,23 @@ func (r *run) apply(as []ofctl.Action) {
 // table sends the frame through the tables from the first one on: in a packet-out
 // or, as Open vSwitch allows, in a flow.
 func (r *run) table() {
-	if r.depth >= maxDepth {
+	if !r.enter() {
 		return
 	}
-	r.depth++
 	at := r.at
 	r.pipeline(0)
 	r.at = at
 	r.depth--
+}
+
+// enter tells whether one more detour is allowed, and counts it.
+func (r *run) enter() bool {
+	if r.depth >= maxDepth || r.detours >= maxDetours {
+		return false
+	}
+	r.depth++
+	r.detours++
+	return true
 }
 
 func (r *run) record(s step) {
@@ -209,10 +223,9 @@ func (r *run) toController(maxLen uint16, reason uint8) {
 // the group.
 func (r *run) group(id uint32) {
 	g, ok := r.sw.tables.groups[id]
-	if !ok || r.depth >= maxDepth {
+	if !ok || !r.enter() {
 		return
 	}
-	r.depth++
 	defer func() { r.depth-- }()
 	switch g.Type {
 	case ofctl.GroupAll:

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	goovs "github.com/digitalocean/go-openvswitch/ovs"
+
+	"github.com/viasnet/vias/ofctl"
 )
 
 // ErrNotOurs: the bridge or port was not made by this owner and is not deleted.
@@ -238,8 +240,14 @@ func (c *Client) OFPort(ctx context.Context, port string) (uint32, error) {
 	if err != nil { // -1, or [] while the switch is not running
 		return 0, fmt.Errorf("ovs: ofport of %s: the switch has none (%s): %s", port, number, why)
 	}
+	if n == localPort {
+		return ofctl.PortLocal, nil
+	}
 	return uint32(n), nil
 }
+
+// localPort is what the database, which knows OpenFlow 1.0's 16 bits, calls LOCAL.
+const localPort = 0xfffe
 
 // DeletePort takes a port that EnsurePort added out of the bridge. One that is
 // gone is no error, one that somebody else added is ErrNotOurs.

@@ -51,7 +51,8 @@ type Config struct {
 	// IncludeLoopback offers and takes loopback addresses too, for peers on the
 	// same machine.
 	IncludeLoopback bool
-	// UnderlayMTU is the longest IP packet, in bytes, that is sent. Default 1500.
+	// UnderlayMTU is the longest IP packet, in bytes, that is sent: 1280 to 8192.
+	// Default 1500.
 	UnderlayMTU int
 	// DialTimeout bounds one Dial, and how long a peer that offered may take.
 	// Default 10 s.
@@ -67,7 +68,7 @@ type Config struct {
 const (
 	defaultUnderlayMTU = 1500
 	minUnderlayMTU     = 1280 // IPv6's least, RFC 8200, section 5
-	maxUnderlayMTU     = 9216
+	maxUnderlayMTU     = 8192 // pion's DTLS reads no longer datagrams
 	defaultDialTimeout = 10 * time.Second
 )
 

@@ -2,6 +2,7 @@ package icedtls
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/netip"
@@ -230,7 +231,7 @@ func TestPacketConn(t *testing.T) {
 
 // TestDatagramMTU: the longest datagram fills the underlay's packet to the byte.
 func TestDatagramMTU(t *testing.T) {
-	for _, underlay := range []int{1280, 1500, 9000} {
+	for _, underlay := range []int{minUnderlayMTU, defaultUnderlayMTU, maxUnderlayMTU} {
 		n := newTestNet()
 		c := n.config
 		c.UnderlayMTU = underlay
@@ -246,7 +247,9 @@ func TestDatagramMTU(t *testing.T) {
 		batch := tap.NewBatch(1, 65536)
 		batch.Append(make([]byte, l.Path().MTU), tap.Offload{})
 		require.NoError(t, l.SendBatch(batch))
-		require.NoError(t, r.RecvBatch(batch))
+		stop := context.AfterFunc(testContext(t), func() { _ = r.Close() })
+		require.NoError(t, r.RecvBatch(batch), "the datagram was lost")
+		stop()
 		require.Len(t, batch.Frame(0), l.Path().MTU)
 		require.EqualValues(t, underlay-headerIPv4, longest.Load())
 	}

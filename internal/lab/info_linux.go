@@ -1,0 +1,26 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+)
+
+// Describe tells how to enter each namespace and where everything of it is.
+func (l *Lab) Describe(out io.Writer) {
+	fmt.Fprintf(out, "lab in %s (state: %s)\n", l.cfg.dir(), statePath(l.cfg.dir()))
+	fmt.Fprintf(out, "provider network %s/%d: ip netns exec %s bash\n", gateway(), underlayBits, l.cfg.netNamespace())
+	for _, h := range l.hosts {
+		fmt.Fprintf(out, "host %d, %s: ip netns exec %s bash\n", h.Index, h.Addr, h.Namespace)
+		if pid := l.NodePID(h.Index); pid != 0 {
+			fmt.Fprintf(out, "  node     pid %d\n", pid)
+			fmt.Fprintf(out, "  config   %s\n", h.Config())
+			fmt.Fprintf(out, "  log      %s\n", h.Log())
+			fmt.Fprintf(out, "  status   %s\n", h.Status())
+		}
+		fmt.Fprintf(out, "  ovs      %s (OVS_RUNDIR=%s ovs-vsctl show; ovs-ofctl -OOpenFlow13 dump-flows %s)\n",
+			h.OVSDir, h.OVSDir, l.OVS(h.Index).Mgmt(bridge))
+		for _, c := range h.Containers {
+			fmt.Fprintf(out, "  container %s, %s, port %s (ofport %d): ip netns exec %s bash\n", c.Name, c.Addr, c.Port, c.Ofport, c.Namespace)
+		}
+	}
+}

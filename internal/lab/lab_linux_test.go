@@ -1,0 +1,158 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/internal/itest"
+)
+
+// TestMain lets the test binary play the ends of the ping-pong, and the lab that
+// is killed.
+func TestMain(m *testing.M) {
+	if mine, err := Child(os.Args[1:], os.Stdin, os.Stdout); mine {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if root := os.Getenv("VIAS_TEST_LAB_ROOT"); root != "" {
+		_, err := Up(context.Background(), testConfig(root))
+		fmt.Println("up:", err)
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+func testConfig(root string) Config {
+	return Config{Prefix: "vt" + filepath.Base(root)[len("vt"):] + "-", Root: root, Containers: 2}
+}
+
+// testRoot is short: sockets are below it.
+func testRoot(t *testing.T) string {
+	root, err := os.MkdirTemp("", "vt")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
+	return root
+}
+
+func requireNothingLeft(t *testing.T, cfg Config, d stateData) {
+	t.Helper()
+	require.NotEmpty(t, d.Namespaces)
+	for _, ns := range d.Namespaces {
+		require.False(t, namespaceExists(ns), ns)
+	}
+	require.NoDirExists(t, d.Dir)
+	for _, o := range d.OVS {
+		out, _ := exec.Command("grep", "-alsF", o, "-r", "/proc", "--include=cmdline").Output()
+		require.Empty(t, strings.TrimSpace(strings.ReplaceAll(string(out), "/proc/self/cmdline", "")))
+	}
+	require.ErrorIs(t, Down(t.Context(), cfg), fs.ErrNotExist)
+}
+
+func TestIntegrationLab(t *testing.T) {
+	itest.Require(t, append(programs(), "ping")...)
+	ctx, cfg := t.Context(), testConfig(testRoot(t))
+	l, err := Up(ctx, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Down(context.Background())) })
+	_, err = Up(ctx, cfg)
+	require.ErrorContains(t, err, "one is up already")
+
+	h1, h2 := l.hosts[0], l.hosts[1]
+	ping := func(ns string, to fmt.Stringer, size int) bool {
+		_, err := l.in(ctx, ns, "ping", "-q", "-c1", "-W1", "-Mdo", fmt.Sprintf("-s%d", size-28), to.String())
+		return err == nil
+	}
+	require.True(t, ping(h1.Namespace, h2.Addr, 1500), "host to host by the bridges, full size")
+	require.True(t, ping(h1.Namespace, gateway(), 1500), "host to the provider")
+	c1, c2, far := h1.Containers[0], h1.Containers[1], h2.Containers[0]
+	isolated := func() {
+		t.Helper()
+		require.True(t, ping(c1.Namespace, c2.Addr, 1400), "containers of one host")
+		require.False(t, ping(c1.Namespace, far.Addr, 100), "containers of two hosts, without nodes")
+		require.NoError(t, l.ip(ctx, c1.Namespace, "route replace 10.99.0.0/24 dev eth0"))
+		require.False(t, ping(c1.Namespace, gateway(), 100), "a container and the underlay")
+		require.False(t, ping(c1.Namespace, h1.Addr, 100), "a container and its host")
+	}
+	isolated()
+	require.NoError(t, l.ovs[0].RestartVswitchd(ctx, true))
+	isolated()
+	require.True(t, ping(h1.Namespace, h2.Addr, 1500), "after the restart of a switch")
+
+	require.NoError(t, l.nativeOn(ctx))
+	require.True(t, ping(c1.Namespace, far.Addr, 1400), "native")
+	require.NoError(t, l.nativeOff(ctx))
+	require.False(t, ping(c1.Namespace, far.Addr, 100), "native no more")
+
+	r, err := l.Measure(ctx, MeasureConfig{Duration: time.Second, Rounds: 2, NativeOnly: true})
+	require.NoError(t, err)
+	require.False(t, r.Failed(), "%+v", r)
+	require.Len(t, r.Rows, 1)
+	require.Positive(t, r.Rows[0].TCPMbps)
+	require.Positive(t, r.Rows[0].P50)
+	r.Print(os.Stdout)
+
+	for _, h := range l.hosts {
+		c := l.nodeConfig(h)
+		require.NoError(t, c.Validate())
+	}
+	d := l.state.data
+	require.Empty(t, d.Processes, "the servers are gone")
+	require.NoError(t, l.Down(ctx))
+	requireNothingLeft(t, cfg, d)
+}
+
+func TestIntegrationLabAfterCrash(t *testing.T) {
+	itest.Require(t, programs()...)
+	root := testRoot(t)
+	cfg, err := testConfig(root).normal()
+	require.NoError(t, err)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "VIAS_TEST_LAB_ROOT="+root)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	b := make([]byte, 200)
+	n, err := out.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "up: <nil>\n", string(b[:n]))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
+	_ = cmd.Wait()
+
+	text, err := os.ReadFile(statePath(cfg.dir()))
+	require.NoError(t, err)
+	var d stateData
+	require.NoError(t, json.Unmarshal(text, &d))
+	require.Len(t, d.Namespaces, 7)
+	require.Len(t, d.OVS, 2)
+	require.NoError(t, Down(t.Context(), cfg))
+	requireNothingLeft(t, cfg, d)
+}
+
+func TestIntegrationLabInterrupted(t *testing.T) {
+	itest.Require(t, programs()...)
+	cfg := testConfig(testRoot(t))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := Up(ctx, cfg)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, Down(t.Context(), cfg), fs.ErrNotExist, "it cleaned up by itself")
+	n, err := cfg.normal()
+	require.NoError(t, err)
+	require.False(t, namespaceExists(n.netNamespace()))
+}

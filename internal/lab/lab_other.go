@@ -1,0 +1,45 @@
+//go:build !linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+var errOS = fmt.Errorf("%w: needs Linux: %w", ErrLab, errors.ErrUnsupported)
+
+// Lab exists on Linux only; elsewhere Up fails.
+type Lab struct{}
+
+// MeasureConfig is not used here.
+type MeasureConfig struct {
+	Duration   time.Duration
+	Rounds     int
+	NativeOnly bool
+	Progress   func(round int, m Mode, s Sample)
+}
+
+// Ready fails with an error that matches errors.ErrUnsupported.
+func Ready() error { return errOS }
+
+// Up fails.
+func Up(context.Context, Config) (*Lab, error) { return nil, errOS }
+
+// Down fails.
+func Down(context.Context, Config) error { return errOS }
+
+// Down does nothing.
+func (*Lab) Down(context.Context) error { return nil }
+
+// StartNodes fails.
+func (*Lab) StartNodes(context.Context, string) error { return errOS }
+
+// Measure fails.
+func (*Lab) Measure(context.Context, MeasureConfig) (Report, error) { return Report{}, errOS }
+
+// Describe writes nothing.
+func (*Lab) Describe(io.Writer) {}
