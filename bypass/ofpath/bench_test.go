@@ -34,7 +34,7 @@ var foreignFlows = []ofctl.Flow{
 
 // other is somebody else's connection to the switch.
 type other struct {
-	t  *testing.T
+	t  testing.TB
 	sw ofctl.Switch
 }
 

@@ -77,15 +77,15 @@ func TestFlows(t *testing.T) {
 			`cookie=0x7661004d00000007,table=0,priority=310,hard_timeout=4,send_flow_rem,
 			udp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_src=62550,tp_dst=61731 actions=CONTROLLER:65535`},
 		{"inbound gate", l.inboundGate(testLease), `cookie=0x7661004d00000005,table=0,priority=300,hard_timeout=30,
-			tcp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=61440/0xf000 actions=goto_table:10`},
+			tcp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=0xf000/0xf000 actions=goto_table:10`},
 		{"inbound gate udp", l.inboundGate(udpLease), `cookie=0x7661004d00000005,table=0,priority=300,hard_timeout=30,
-			udp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=61440/0xf000 actions=goto_table:10`},
+			udp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=0xf000/0xf000 actions=goto_table:10`},
 		{"outbound gate", l.outboundGate(testLease),
 			`cookie=0x7661004d00000005,table=21,priority=100,hard_timeout=25,tcp,metadata=0x4d000005 actions=drop`},
 		{"workload", l.workload(w, w.IPs[0], bypass.TCP), `cookie=0x7661004d00000003,table=0,priority=300,
 			tcp,in_port=3,vlan_tci=0x0000/0x1fff,dl_src=02:0a:00:00:00:01,nw_src=192.168.7.1,nw_frag=no actions=goto_table:20`},
 		{"guard", l.guard(pair, bypass.TCP), `table=0,priority=290,
-			tcp,in_port=1,nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=61440/0xf000 actions=CONTROLLER:64`},
+			tcp,in_port=1,nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=0xf000/0xf000 actions=CONTROLLER:64`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			want := strings.NewReplacer("\n\t\t\t actions", " actions", "\n", "", "\t", "").Replace(c.want)

@@ -33,7 +33,7 @@ type ovsBench struct {
 
 // newOVSBench makes a bridge named after n, so that cases can run side by side.
 func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
-	b := &ovsBench{ovs: ovs, br: "br" + strconv.Itoa(n), uplink: "u" + strconv.Itoa(n)}
+	b := &ovsBench{other: other{t: t}, ovs: ovs, br: "br" + strconv.Itoa(n), uplink: "u" + strconv.Itoa(n)}
 	b.mgmt = ovs.Bridge(b.br)
 	names := []string{bypasstest.Uplink: b.uplink, bypasstest.WorkloadA: "wa", bypasstest.WorkloadB: "wb", bypasstest.Plain: "t"}
 	for i, name := range names {
@@ -152,8 +152,19 @@ func TestIntegrationDatapath(t *testing.T) {
 	var n atomic.Int32
 	bypasstest.RunDatapath(t, bypasstest.DatapathHarness{New: func(t *testing.T) bypasstest.Bench {
 		b := newOVSBench(t, ovs, int(n.Add(1)))
-		b.other.t = t
 		b.normal()
 		return b
 	}})
 }
+
+func ovsDatapath(b *testing.B) bypass.Datapath {
+	bench := newOVSBench(b, ovstest.Start(b), 0)
+	dp, err := bench.Open(b.Context())
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, dp.Close()) })
+	waitUp(b, dp)
+	return dp
+}
+
+func BenchmarkApplyOVS(b *testing.B) { benchmarkApply(b, ovsDatapath(b)) }
+func BenchmarkLeaseOVS(b *testing.B) { benchmarkLease(b, ovsDatapath(b)) }

@@ -1,0 +1,48 @@
+package ofpath_test
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/ovstest"
+)
+
+// TestIntegrationDump compares the whole pipeline of one bypass, as ovs-ofctl reads
+// it from a real switch, with testdata/pipeline.txt, which the package's documentation
+// shows.
+func TestIntegrationDump(t *testing.T) {
+	b := newOVSBench(t, ovstest.Start(t), 0)
+	b.normal()
+	dp, err := b.Open(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, dp.Close()) }()
+	waitUp(t, dp)
+	require.NoError(t, dp.Set(t.Context(), base()))
+	c := change(0x123)
+	c.Leases = []bypass.Lease{renewal()}
+	require.NoError(t, dp.Apply(t.Context(), c))
+
+	lines := b.ovs.DumpFlows(b.br)
+	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(table(a), table(b)) })
+	groups := b.ovs.MustOfctl("-O", "OpenFlow13", "dump-groups", b.br)
+	_, group, _ := strings.Cut(groups, "\n") // the first line is the reply's header
+	got := strings.Join(lines, "\n") + "\n" + strings.TrimSpace(group) + "\n"
+	want, err := os.ReadFile("testdata/pipeline.txt")
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}
+
+// table is the number of a dumped flow's table, to sort by; 0 is not printed.
+func table(line string) string {
+	_, rest, ok := strings.Cut(line, "table=")
+	if !ok {
+		return "0"
+	}
+	n, _, _ := strings.Cut(rest, ",")
+	return strings.TrimSpace(n)
+}

@@ -1,0 +1,226 @@
+package bypass
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
+)
+
+func TestMessagesRoundTrip(t *testing.T) {
+	c, err := newCodec()
+	require.NoError(t, err)
+	a, b := netip.MustParseAddrPort("10.0.0.1:61441"), netip.MustParseAddrPort("10.0.0.2:61442")
+	for _, m := range []message{
+		{Kind: msgOffer, ID: 1 << 63, Epoch: 5, PeerEpoch: 6, Proto: TCP, Src: a, Dst: b, SrcMAC: macA, DstMAC: macB, Local: a, Remote: netip.AddrPortFrom(b.Addr(), 0), Proof: 9},
+		{Kind: msgAccept, ID: 2, Proto: UDP, Src: a, Dst: b, Local: a, Remote: b},
+		{Kind: msgClose, ID: 3, Reason: ReasonPolicy}, {Kind: msgWant, Epoch: 1},
+		{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Domain: "dc1"},
+		{Kind: msgResponse, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Ports: []uint16{1, 2}},
+		{Kind: msgReady, ID: 4, Ports: []uint16{1, 2}}, {Kind: msgResult, MTU: 1500, TCP: true, RTT: 5},
+	} {
+		b, err := c.encode(m)
+		require.NoError(t, err)
+		got, err := c.decode(b)
+		require.NoError(t, err)
+		require.Equal(t, m, got)
+	}
+}
+
+func TestMessagesRefused(t *testing.T) {
+	c, err := newCodec()
+	require.NoError(t, err)
+	a6 := netip.MustParseAddrPort("[fd00::1]:1")
+	for name, m := range map[string]message{
+		"no kind": {}, "unknown kind": {Kind: kinds}, "offer without addresses": {Kind: msgOffer, Proto: TCP},
+		"offer for ICMP": {Kind: msgOffer, Proto: 1}, "offer over IPv6": {Kind: msgOffer, Proto: TCP, Src: a6, Dst: a6, Local: a6, Remote: a6},
+		"short nonce": {Kind: msgChallenge, Nonce: make([]byte, 31), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500},
+		"tiny MTU":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 10},
+		"no ports":    {Kind: msgReady},
+	} {
+		b, err := c.encode(m)
+		require.NoError(t, err)
+		_, err = c.decode(b)
+		require.ErrorIs(t, err, errMessage, name)
+	}
+	_, err = c.decode(make([]byte, maxMessage+1))
+	require.ErrorIs(t, err, errMessage)
+	b, _ := c.encode(message{Kind: msgReject, Reason: 250})
+	m, err := c.decode(b)
+	require.NoError(t, err)
+	require.Equal(t, ReasonPeerFailed, m.Reason, "a newer peer's reason")
+}
+
+func FuzzMessage(f *testing.F) {
+	c, err := newCodec()
+	require.NoError(f, err)
+	b, _ := c.encode(message{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500})
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := c.decode(b)
+		if err == nil {
+			require.Less(t, m.Kind, kinds)
+			require.Less(t, m.Reason, reasons)
+		}
+	})
+}
+
+func testKey(t testing.TB, domain string) probeKey {
+	e := func(i byte) proofEnd {
+		return proofEnd{overlay.PeerID{i}, uint64(i), netip.AddrFrom4([4]byte{10, 0, 0, i}), make([]byte, 32)}
+	}
+	k, err := newProbeKey(e(1), e(2), "net", domain)
+	require.NoError(t, err)
+	return k
+}
+
+// Whatever is changed on the way, the probe no longer opens.
+func TestProbeIsBoundToItsWay(t *testing.T) {
+	k := testKey(t, "")
+	src, dst := netip.MustParseAddrPort("10.0.0.1:65500"), netip.MustParseAddrPort("10.0.0.2:65501")
+	for _, proto := range []Proto{UDP, TCP} {
+		p := probe{proto: proto, src: src, dst: dst, ack: proto == TCP}
+		k.seal(&p, probeRequest, 77, 5, 1500)
+		f, err := p.frame(macA, macB)
+		require.NoError(t, err)
+		require.Len(t, f, tap.HeaderLen+1500)
+		got, err := parseProbe(f)
+		require.NoError(t, err)
+		require.EqualValues(t, probeTTL, got.ttl)
+		what, round, n, ok := k.open(&got, src, dst)
+		require.True(t, ok)
+		require.Equal(t, [3]any{byte(probeRequest), uint64(77), uint32(5)}, [3]any{what, round, n})
+
+		other := netip.AddrPortFrom(src.Addr(), 1)
+		_, _, _, ok = k.open(&got, other, dst)
+		require.False(t, ok, "another port")
+		_, _, _, ok = k.open(&got, dst, src)
+		require.False(t, ok, "reflected")
+		_, _, _, ok = testKey(t, "x").open(&got, src, dst)
+		require.False(t, ok, "another domain's key")
+		cut := got
+		cut.size--
+		_, _, _, ok = k.open(&cut, src, dst)
+		require.False(t, ok, "another length")
+		swapped := got
+		swapped.proto = UDP + TCP - proto
+		_, _, _, ok = k.open(&swapped, src, dst)
+		require.False(t, ok, "another protocol")
+		for i := range got.text {
+			got.text[i] ^= 1
+			_, _, _, ok = k.open(&got, src, dst)
+			require.False(t, ok, "byte %d flipped", i)
+			got.text[i] ^= 1
+		}
+	}
+}
+
+func FuzzProbe(f *testing.F) {
+	k := testKey(f, "")
+	p := probe{proto: TCP, src: netip.MustParseAddrPort("10.0.0.1:65500"), dst: netip.MustParseAddrPort("10.0.0.2:65501"), ack: true}
+	k.seal(&p, probeReply, 1, 2, 100)
+	frame, _ := p.frame(macA, macB)
+	f.Add(frame)
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		p, err := parseProbe(frame)
+		if err != nil {
+			return
+		}
+		_, _, _, ok := k.open(&p, p.src, p.dst)
+		require.True(t, !ok || len(p.text) >= probeText)
+	})
+}
+
+func TestPorts(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := newPorts(PortRange{0xffc0, 0xffc0}, time.Minute) // 64 ports: 60 for flows, 4 for probes
+	local, remote := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddrPort("10.0.0.2:65480")
+	seen := map[uint16]bool{}
+	for range 60 {
+		port, ok := p.pick(TCP, local, remote, now)
+		require.True(t, ok)
+		require.True(t, p.flowPort(port))
+		require.False(t, p.probePort(port))
+		require.False(t, seen[port], "taken twice")
+		seen[port] = true
+	}
+	_, ok := p.pick(TCP, local, remote, now)
+	require.False(t, ok, "all are taken")
+	_, ok = p.pick(UDP, local, remote, now)
+	require.True(t, ok, "another protocol is another tuple")
+	tu := tuple{TCP, netip.AddrPortFrom(local, 65480), remote}
+	p.free(tu, now)
+	require.False(t, p.take(tu, now.Add(time.Minute-1)), "it rests")
+	p.sweep(now.Add(time.Minute - 1))
+	require.True(t, p.take(tu, now.Add(time.Minute)))
+	p.free(tu, now)
+	p.sweep(now.Add(time.Hour))
+	require.Len(t, p.used, 60, "59 live flows and UDP; what has rested is forgotten")
+	for range 100 {
+		for _, port := range p.probe(2) {
+			require.True(t, p.probePort(port))
+		}
+		require.True(t, p.flowPort(p.propose()))
+		require.NotEqual(t, p.probe(2)[0], p.probe(2)[1]+60)
+	}
+	two := p.probe(2)
+	require.NotEqual(t, two[0], two[1])
+}
+
+func TestTrust(t *testing.T) {
+	route := func(local string, onLink bool) Route {
+		return Route{Local: netip.MustParseAddr(local), OnLink: onLink}
+	}
+	pre := func(s ...string) (out []netip.Prefix) {
+		for _, p := range s {
+			out = append(out, netip.MustParsePrefix(p))
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		trust  Trust
+		remote string
+		route  Route
+		want   Reason
+	}{
+		"private, on link":              {Trust{}, "10.0.0.2", route("10.0.0.1", true), ReasonNone},
+		"private, routed":               {Trust{}, "10.1.0.2", route("10.0.0.1", false), ReasonUntrusted},
+		"global":                        {Trust{}, "192.0.2.7", route("192.0.2.1", true), ReasonUntrusted},
+		"global, listed":                {Trust{Prefixes: pre("192.0.2.0/24")}, "192.0.2.7", route("192.0.2.1", false), ReasonNone},
+		"global, we are not listed":     {Trust{Prefixes: pre("192.0.2.0/25")}, "192.0.2.7", route("198.51.100.1", false), ReasonUntrusted},
+		"private, not listed":           {Trust{Prefixes: pre("10.0.0.0/24")}, "10.0.1.2", route("10.0.0.1", true), ReasonUntrusted},
+		"empty list trusts nobody":      {Trust{Prefixes: []netip.Prefix{}}, "10.0.0.2", route("10.0.0.1", true), ReasonUntrusted},
+		"one host":                      {Trust{}, "10.0.0.1", route("10.0.0.1", true), ReasonSameHost},
+		"loopback":                      {Trust{}, "127.0.0.2", route("127.0.0.1", true), ReasonUntrusted},
+		"link-local":                    {Trust{}, "169.254.1.1", route("169.254.1.2", true), ReasonUntrusted},
+		"shared address space (CGNAT)":  {Trust{}, "100.64.0.2", route("100.64.0.1", true), ReasonUntrusted},
+		"IPv4 in IPv6 is not IPv4 here": {Trust{}, "::ffff:10.0.0.2", route("10.0.0.1", true), ReasonUntrusted},
+	} {
+		require.Equal(t, c.want.String(), c.trust.check(netip.MustParseAddr(c.remote), c.route).String(), name)
+	}
+	bad := Trust{MaxHops: 40}
+	require.Error(t, bad.normal())
+}
+
+func TestEveryReasonHasWords(t *testing.T) {
+	seen := map[string]Reason{}
+	for r := Reason(1); r < reasons; r++ {
+		require.NotEmpty(t, r.String(), "reason %d", r)
+		_, dup := seen[r.String()]
+		require.False(t, dup, r.String())
+		seen[r.String()] = r
+	}
+	require.Empty(t, ReasonNone.String())
+}
+
+func TestHostConfigs(t *testing.T) {
+	good := func() HostConfig {
+		return HostConfig{Datapath: nil, Underlay: nil}
+	}
+	_, err := NewHost(good())
+	require.ErrorContains(t, err, "datapath")
+}

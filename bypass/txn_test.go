@@ -1,0 +1,169 @@
+package bypass
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var testLimits = limits{answer: 2 * time.Second, retry: time.Second, lease: 30 * time.Second, drain: time.Second}
+
+func testTxn() txn {
+	return txn{
+		id: 7, rule: 9, hop: 1, lease: 2, idle: time.Minute,
+		flow:  Flow{TCP, netip.MustParseAddrPort("192.168.7.1:40000"), netip.MustParseAddrPort("192.168.7.2:80")},
+		ends:  Ends{Ofport: 3, LocalMAC: macA, RemoteMAC: macB},
+		tuple: tuple{TCP, netip.MustParseAddrPort("10.0.0.1:61441"), netip.MustParseAddrPort("10.0.0.2:61442")},
+	}
+}
+
+// words says what actions are, for comparing.
+func words(acts []action) string {
+	var out []string
+	for _, a := range acts {
+		switch a := a.(type) {
+		case send:
+			out = append(out, a.kind.String())
+		case free:
+			out = append(out, "free")
+		case apply:
+			for _, r := range a.change.Add {
+				out = append(out, "+"+r.Direction.String())
+			}
+			for _, r := range a.change.Remove {
+				out = append(out, "-"+r.Direction.String())
+			}
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// TestStep walks a transaction through scripts of "event → phase: actions".
+func TestStep(t *testing.T) {
+	type leg struct {
+		event event
+		phase phase
+		acts  string
+	}
+	up := []leg{{evStart, phaseOffered, "offer"}, {evAccept, phaseInstalling, "+inbound +outbound"},
+		{evApplied, phaseConfirming, "confirm"}, {evDone, phaseActive, ""}}
+	upB := []leg{{evOffer, phasePreparing, "+inbound"}, {evApplied, phaseAccepted, "accept"},
+		{evConfirm, phaseCompleting, "+outbound"}, {evApplied, phaseActive, "done"}}
+	down := []leg{{evLeave, phaseUnbinding, "-outbound"}, {evApplied, phaseClosing, "close"},
+		{evCloseAck, phaseDraining, ""}, {evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}
+	downB := []leg{{evClose, phaseUnbinding, "-outbound"}, {evApplied, phaseDraining, "close-ack"},
+		{evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}
+	join := func(parts ...[]leg) (all []leg) {
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		return all
+	}
+	for name, script := range map[string][]leg{
+		"initiator, own wish":     join(up, down),
+		"initiator, peer's close": join(up, downB),
+		"responder, own wish":     join(upB, down),
+		"responder, peer's close": join(upB, downB),
+		"both close at once":      join(up, down[:2], []leg{{evClose, phaseDraining, "close-ack"}}, down[3:]),
+		"close during unbinding":  join(up, down[:1], []leg{{evClose, phaseUnbinding, ""}}, downB[1:]),
+		"refused":                 join(up[:1], []leg{{evReject, phaseOverlay, ""}}),
+		"no answer":               join(up[:1], []leg{{evDeadline, phaseOverlay, "close"}}),
+		"switch refuses A":        join(up[:2], []leg{{evFailed, phaseOverlay, "close free"}}),
+		"switch unsure at A":      join(up[:2], []leg{{evUnsure, phaseUnbinding, "-outbound"}}, down[1:]),
+		"policy while installing": join(up[:2], []leg{{evLeave, phaseInstalling, ""}, {evApplied, phaseUnbinding, "-outbound"}}, down[1:]),
+		"close while installing":  join(up[:2], []leg{{evClose, phaseInstalling, ""}, {evApplied, phaseUnbinding, "-outbound"}}, downB[1:]),
+		"no done":                 join(up[:3], []leg{{evDeadline, phaseUnbinding, "-outbound"}}, down[1:]),
+		"switch refuses B":        join(upB[:1], []leg{{evFailed, phaseOverlay, "reject free"}}),
+		"switch unsure at B":      join(upB[:1], []leg{{evUnsure, phaseRemoving, "reject -inbound"}, {evApplied, phaseOverlay, "free"}}),
+		"closed while preparing":  join(upB[:1], []leg{{evClose, phasePreparing, ""}, {evApplied, phaseRemoving, "close-ack -inbound"}, {evApplied, phaseOverlay, "free"}}),
+		"no confirm":              join(upB[:2], []leg{{evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}),
+		"policy at B, accepted":   join(upB[:2], []leg{{evLeave, phaseClosing, "close"}}, down[2:]),
+		"outbound refused at B":   join(upB[:3], []leg{{evFailed, phaseUnbinding, "-outbound"}}, down[1:]),
+		"peer restarts":           join(up, []leg{{evPeerReset, phaseUnbinding, "-outbound"}, {evApplied, phaseDraining, ""}}, down[3:]),
+		"no close-ack":            join(up, down[:2], []leg{{evLinkUp, phaseClosing, "close"}, {evDeadline, phaseDraining, ""}}, down[3:]),
+		"removal refused":         join(up, down[:1], []leg{{evFailed, phaseUnbinding, ""}, {evDeadline, phaseUnbinding, "-outbound"}}, down[1:4], []leg{{evUnsure, phaseRemoving, ""}, {evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}),
+		"late close is answered":  join(up, down[:3], []leg{{evClose, phaseDraining, "close-ack"}, {evDeadline, phaseRemoving, "-inbound"}, {evClose, phaseRemoving, "close-ack"}}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(1000, 0)
+			tx := testTxn()
+			for i, l := range script {
+				in := input{event: l.event, tuple: tx.tuple}
+				switch l.event {
+				case evLeave, evClose, evReject:
+					in.reason = ReasonPolicy
+				}
+				next, acts := step(tx, in, now, testLimits)
+				require.Equal(t, l.phase.String(), next.phase.String(), "leg %d, %v", i, l.event)
+				require.Equal(t, l.acts, words(acts), "leg %d, %v", i, l.event)
+				if next.phase == phaseOverlay {
+					require.NotEqual(t, ReasonNone, next.reason, "back on the overlay without a reason")
+				}
+				tx = next
+				now = now.Add(100 * time.Millisecond)
+			}
+		})
+	}
+}
+
+// An Accept that comes later than the Offer's time is not used: the peer may have
+// taken its inbound down already.
+func TestLateAccept(t *testing.T) {
+	now := time.Unix(1000, 0)
+	tx, _ := step(testTxn(), input{event: evStart}, now, testLimits)
+	tx, acts := step(tx, input{event: evAccept, tuple: tx.tuple}, now.Add(testLimits.answer+1), testLimits)
+	require.Equal(t, phaseOverlay, tx.phase)
+	require.Equal(t, "close free", words(acts))
+}
+
+// Whatever event meets whatever phase: rules are only ever added in make-before-break
+// order, an inbound is only removed with the own outbound gone, and every phase but
+// overlay and active ends by itself (a deadline, or a change that is pending).
+func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
+	now := time.Unix(1000, 0)
+	reach := map[phase][]event{
+		phaseOverlay: {}, phaseOffered: {evStart}, phaseInstalling: {evStart, evAccept}, phaseConfirming: {evStart, evAccept, evApplied},
+		phasePreparing: {evOffer}, phaseAccepted: {evOffer, evApplied}, phaseCompleting: {evOffer, evApplied, evConfirm},
+		phaseActive: {evOffer, evApplied, evConfirm, evApplied}, phaseUnbinding: {evOffer, evApplied, evConfirm, evApplied, evLeave},
+		phaseClosing:  {evOffer, evApplied, evConfirm, evApplied, evLeave, evApplied},
+		phaseDraining: {evOffer, evApplied, evConfirm, evApplied, evLeave, evApplied, evCloseAck},
+		phaseRemoving: {evOffer, evApplied, evConfirm, evApplied, evLeave, evApplied, evCloseAck, evDeadline},
+	}
+	for p := range phases {
+		tx := testTxn()
+		for _, e := range reach[p] {
+			tx, _ = step(tx, input{event: e, reason: ReasonPolicy, tuple: tx.tuple}, now, testLimits)
+		}
+		require.Equal(t, p, tx.phase)
+		for e := range events {
+			t.Run(fmt.Sprintf("%v/%v", p, e), func(t *testing.T) {
+				next, acts := step(tx, input{event: e, reason: ReasonPolicy, tuple: tx.tuple}, now, testLimits)
+				pending := false
+				for _, a := range acts {
+					if c, ok := a.(apply); ok {
+						pending = true
+						for _, r := range c.change.Add {
+							require.True(t, r.Direction == Inbound || next.phase == phaseInstalling || next.phase == phaseCompleting)
+						}
+						for _, r := range c.change.Remove {
+							require.True(t, r.Direction == Outbound || next.phase == phaseRemoving, "inbound removed in %v", next.phase)
+						}
+					}
+				}
+				switch next.phase {
+				case phaseOffered, phaseConfirming, phaseAccepted, phaseClosing, phaseDraining:
+					require.False(t, next.deadline.IsZero(), "%v would wait for ever", next.phase)
+				case phaseInstalling, phasePreparing, phaseCompleting, phaseUnbinding, phaseRemoving:
+					require.True(t, pending || next.phase == p, "%v has nothing pending", next.phase)
+				}
+				if e == evClose && p != phaseOverlay && next.phase == phaseOverlay {
+					require.Contains(t, words(acts), "close-ack")
+				}
+			})
+		}
+	}
+}
