@@ -21,7 +21,7 @@ import (
 
 // node is one host with one workload, everything in memory.
 type node struct {
-	t        *testing.T
+	t        testing.TB
 	id       overlay.PeerID
 	addr     netip.Addr
 	uplink   tap.MAC
@@ -39,7 +39,7 @@ type node struct {
 	tapped   int      // frames that took the overlay
 	got      [][]byte // frames that the workload got natively
 	stack    [][]byte // frames that reached the host's stack
-	lastOf   map[bypass.Flow]bypass.Status
+	changed  func(bypass.Status)
 	resolves bool
 }
 
@@ -54,8 +54,8 @@ type pair struct {
 }
 
 // newPair makes two hosts on one wire. change may alter a host's configuration.
-// It must run inside a synctest bubble.
-func newPair(t *testing.T, change func(i int, c *bypass.HostConfig)) *pair {
+// Tests call it inside a synctest bubble, benchmarks outside.
+func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
 	p := &pair{wire: bypasstest.NewWire()}
 	p.flow = bypass.Flow{Proto: bypass.TCP, Src: netip.MustParseAddrPort("192.168.7.1:40000"), Dst: netip.MustParseAddrPort("192.168.7.2:80")}
 	p.wire.Tap(func(f []byte) {
@@ -87,11 +87,10 @@ func newPair(t *testing.T, change func(i int, c *bypass.HostConfig)) *pair {
 	return p
 }
 
-func newNode(t *testing.T, w *bypasstest.Wire, i byte) *node {
+func newNode(t testing.TB, w *bypasstest.Wire, i byte) *node {
 	n := &node{
 		t: t, id: overlay.PeerID{i}, addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), uplink: tap.MAC{2, 0, 0, 0, 1, i},
 		mac: tap.MAC{2, 0, 0, 0, 0, i}, ip: netip.AddrFrom4([4]byte{192, 168, 7, i}), resolves: true,
-		lastOf: make(map[bypass.Flow]bypass.Status),
 	}
 	n.underlay = bypasstest.NewUnderlay(netip.PrefixFrom(n.addr, 24))
 	n.sw = w.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: []netip.Addr{n.addr}, Underlay: n.underlay})
@@ -120,7 +119,11 @@ func (n *node) join() {
 			}
 			return ok
 		},
-		Changed: func(s bypass.Status) { n.mu.Lock(); n.lastOf[s.Flow] = s; n.mu.Unlock() },
+		Changed: func(s bypass.Status) {
+			if n.changed != nil {
+				n.changed(s)
+			}
+		},
 	})
 	require.NoError(n.t, err)
 	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
@@ -190,7 +193,7 @@ func (n *node) status(f bypass.Flow) bypass.Status {
 }
 
 // until waits, in virtual time, for ok.
-func until(t *testing.T, limit time.Duration, what string, ok func() bool) time.Duration {
+func until(t testing.TB, limit time.Duration, what string, ok func() bool) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for tick := 0; ; tick++ {

@@ -161,8 +161,8 @@ func (k *call) refusal(mods []Mod, offset int) error {
 
 // PacketOut implements Switch.
 func (c *Conn) PacketOut(ctx context.Context, p PacketOut) error {
-	buf := scratch.Get().(*[]byte)
-	defer scratch.Put(buf)
+	buf := c.buffer()
+	defer c.release(buf)
 	b, err := Encode((*buf)[:0], c.xid.Add(1), p)
 	*buf = b[:0]
 	if err == nil {

@@ -3,7 +3,6 @@ package ofctl
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
@@ -82,8 +81,19 @@ func (c *Conn) wait(ctx context.Context, k *call) error {
 	}
 }
 
-// scratch holds buffers that requests are encoded into.
-var scratch = sync.Pool{New: func() any { return new([]byte) }}
+// buffer is an empty buffer to encode a request into; release takes it back.
+func (c *Conn) buffer() *[]byte {
+	if b, ok := c.scratch.Get().(*[]byte); ok {
+		return b
+	}
+	return new([]byte)
+}
+
+func (c *Conn) release(b *[]byte) {
+	if cap(*b) <= maxScratch {
+		c.scratch.Put(b)
+	}
+}
 
 // maxScratch is the largest buffer that is kept.
 const maxScratch = 256 << 10
@@ -91,12 +101,8 @@ const maxScratch = 256 << 10
 // send encodes the messages of a call and writes them at once. begun says that some
 // of it may have reached the switch.
 func (c *Conn) send(ctx context.Context, k *call, messages func(b []byte, xid uint32) ([]byte, error)) (begun bool, err error) {
-	buf := scratch.Get().(*[]byte)
-	defer func() {
-		if cap(*buf) <= maxScratch {
-			scratch.Put(buf)
-		}
-	}()
+	buf := c.buffer()
+	defer c.release(buf)
 	b, err := messages((*buf)[:0], k.first)
 	*buf = b[:0]
 	if err == nil {

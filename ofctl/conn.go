@@ -58,6 +58,7 @@ type Conn struct {
 	bundle   atomic.Uint32
 	heard    atomic.Uint64 // messages read
 	dropped  atomic.Uint64 // packet-ins
+	scratch  sync.Pool     // *[]byte
 
 	// writing is the right to write, a lock that a waiter can give up on.
 	writing chan struct{}

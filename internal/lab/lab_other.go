@@ -35,6 +35,9 @@ func Down(context.Context, Config) error { return errOS }
 // Down does nothing.
 func (*Lab) Down(context.Context) error { return nil }
 
+// Dir is empty.
+func (*Lab) Dir() string { return "" }
+
 // StartNodes fails.
 func (*Lab) StartNodes(context.Context, string) error { return errOS }
 

@@ -103,6 +103,9 @@ func (l *Lab) Down(ctx context.Context) error {
 // Hosts lists the hosts.
 func (l *Lab) Hosts() []*Host { return l.hosts }
 
+// Dir holds all files of the lab and goes with it.
+func (l *Lab) Dir() string { return l.cfg.dir() }
+
 // OVS is the switch of host number i, counted from 1.
 func (l *Lab) OVS(i int) *OVSD { return l.ovs[i-1] }
 
