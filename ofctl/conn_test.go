@@ -365,3 +365,19 @@ func TestDialAddress(t *testing.T) {
 	_, err := Dial(t.Context(), "unix:"+t.TempDir()+"/none", Config{})
 	require.ErrorContains(t, err, "ofctl: dial")
 }
+
+func TestDialTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	go func() {
+		nc, err := l.Accept()
+		if err == nil {
+			(&scripted{tb: t, nc: nc}).serve()
+		}
+	}()
+	c, err := Dial(t.Context(), "tcp:"+l.Addr().String(), Config{})
+	require.NoError(t, err)
+	require.EqualValues(t, 7, c.Features().DatapathID)
+	require.NoError(t, c.Close())
+}

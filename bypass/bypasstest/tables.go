@@ -165,6 +165,9 @@ func (t *tables) outbound(now time.Time, ofport uint32, p Packet) decision {
 		return decision{verdict: drop, rule: r}
 	}
 	h := t.base.Hops[hop]
+	if t.baseEnd.Before(end) {
+		end = t.baseEnd
+	}
 	return decision{
 		verdict: toWire, rule: r, until: end,
 		rewrite: rewriting{h.Src, h.Dst, r.Local, r.Remote},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -158,10 +159,11 @@ func TestAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newFake(t)
 		b.other = other{t, b.fake}
-		away, cfg := true, b.config()
-		tries := 0
+		cfg := b.config()
+		var back atomic.Bool
+		var tries atomic.Int32
 		cfg.Dial = func(context.Context) (ofctl.Switch, error) {
-			if tries++; away {
+			if tries.Add(1); !back.Load() {
 				return nil, errors.New("nobody there")
 			}
 			return b.fake.Connect(), nil
@@ -171,8 +173,8 @@ func TestAway(t *testing.T) {
 		require.ErrorIs(t, r.dp.Apply(t.Context(), change(0)), bypass.ErrSwitchDown)
 		<-time.After(time.Minute)
 		synctest.Wait()
-		require.InDelta(t, 17, tries, 3, "the wait grows up to 5 s")
-		away = false
+		require.InDelta(t, 17, tries.Load(), 3, "the wait grows up to 5 s")
+		back.Store(true)
 		r.up(true)
 	})
 }

@@ -1,8 +1,10 @@
 package ofpath_test
 
 import (
+	"cmp"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -28,7 +30,10 @@ func TestIntegrationDump(t *testing.T) {
 	require.NoError(t, dp.Apply(t.Context(), c))
 
 	lines := b.ovs.DumpFlows(b.br)
-	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(table(a), table(b)) })
+	slices.SortFunc(lines, func(a, b string) int {
+		return cmp.Or(cmp.Compare(number(a, " table="), number(b, " table=")),
+			cmp.Compare(number(b, "priority="), number(a, "priority=")), strings.Compare(a, b))
+	})
 	groups := b.ovs.MustOfctl("-O", "OpenFlow13", "dump-groups", b.br)
 	_, group, _ := strings.Cut(groups, "\n") // the first line is the reply's header
 	got := strings.Join(lines, "\n") + "\n" + strings.TrimSpace(group) + "\n"
@@ -37,12 +42,10 @@ func TestIntegrationDump(t *testing.T) {
 	require.Equal(t, string(want), got)
 }
 
-// table is the number of a dumped flow's table, to sort by; 0 is not printed.
-func table(line string) string {
-	_, rest, ok := strings.Cut(line, "table=")
-	if !ok {
-		return "0"
-	}
-	n, _, _ := strings.Cut(rest, ",")
-	return strings.TrimSpace(n)
+// number is what stands behind key in a dumped flow; 0 if it is not printed.
+func number(line, key string) int {
+	_, rest, _ := strings.Cut(" "+line, key)
+	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	n, _ := strconv.Atoi(rest[:max(end, 0)])
+	return n
 }

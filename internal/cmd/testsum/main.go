@@ -1,0 +1,151 @@
+// Command testsum reads the output of `go test -json` and prints what people need
+// of it: a line for each package, all output of what failed, why tests were skipped,
+// and, alone on the last line, "N passed, N failed, N skipped". Tests, subtests,
+// examples and fuzz targets all count; a package that fails by itself (it does not
+// build, or panics) counts as one.
+//
+// The exit code is 1 when anything failed, when nothing ran at all, and, with
+// -noskip, when anything was skipped.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+func main() {
+	noskip := flag.Bool("noskip", false, "a skipped test is a failure")
+	flag.Parse()
+	s := newSummary(os.Stdout)
+	err := s.read(os.Stdin)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testsum:", err)
+	}
+	ok := s.finish(*noskip)
+	if err != nil || !ok {
+		os.Exit(1)
+	}
+}
+
+// event is a line of `go test -json` (go doc test2json).
+type event struct {
+	Action, Package, Test, Output, ImportPath string
+}
+
+type testID struct{ pkg, test string }
+
+type summary struct {
+	out                     io.Writer
+	passed, failed, skipped int
+	packages                int
+	output                  map[testID][]string // of what has not ended yet
+	broken                  map[string]bool     // packages in which a test failed
+	skips                   []string
+}
+
+func newSummary(out io.Writer) *summary {
+	return &summary{out: out, output: map[testID][]string{}, broken: map[string]bool{}}
+}
+
+// read takes all events; a line that is none is printed as it is.
+func (s *summary) read(in io.Reader) error {
+	sc := bufio.NewScanner(in)
+	sc.Buffer(nil, 16<<20)
+	for sc.Scan() {
+		var e event
+		if json.Unmarshal(sc.Bytes(), &e) != nil || e.Action == "" {
+			fmt.Fprintln(s.out, sc.Text())
+			continue
+		}
+		s.take(e)
+	}
+	return sc.Err()
+}
+
+func (s *summary) take(e event) {
+	id := testID{e.Package, e.Test}
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(s.out, e.Output)
+	case "output":
+		s.output[id] = append(s.output[id], e.Output)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			s.endPackage(e, id)
+		} else {
+			s.endTest(e, id)
+		}
+		delete(s.output, id)
+	}
+}
+
+func (s *summary) endTest(e event, id testID) {
+	switch e.Action {
+	case "pass":
+		s.passed++
+	case "fail":
+		s.failed++
+		s.broken[e.Package] = true
+		fmt.Fprint(s.out, strings.Join(s.output[id], ""))
+	case "skip":
+		s.skipped++
+		s.skips = append(s.skips, "skipped "+e.Package+" "+e.Test+": "+reason(s.output[id]))
+	}
+}
+
+// reason is what a skipped test said.
+func reason(output []string) string {
+	for _, line := range output {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "=== ") && !strings.HasPrefix(line, "--- ") {
+			return line
+		}
+	}
+	return "no reason given"
+}
+
+func (s *summary) endPackage(e event, id testID) {
+	s.packages++
+	lines := s.output[id]
+	switch {
+	case e.Action == "fail" && !s.broken[e.Package]:
+		// Not by a test that ended: a build, a panic, a time-out, TestMain.
+		s.failed++
+		for other, text := range s.output {
+			if other.pkg == e.Package && other.test != "" {
+				fmt.Fprint(s.out, strings.Join(text, ""))
+			}
+		}
+		fmt.Fprint(s.out, strings.Join(lines, ""))
+	case e.Action == "fail":
+		fmt.Fprint(s.out, strings.Join(lines, ""))
+	case len(lines) > 0: // "ok  	package	1.2s"
+		fmt.Fprint(s.out, lines[len(lines)-1])
+	}
+	if e.Action == "fail" && len(lines) == 0 {
+		fmt.Fprintln(s.out, "FAIL\t"+e.Package)
+	}
+}
+
+// finish prints the summary and tells whether all is well.
+func (s *summary) finish(noskip bool) bool {
+	for _, line := range s.skips {
+		fmt.Fprintln(s.out, line)
+	}
+	ok := s.failed == 0 && s.passed > 0
+	switch {
+	case s.packages == 0:
+		fmt.Fprintln(s.out, "testsum: no package ended")
+		ok = false
+	case noskip && s.skipped > 0:
+		fmt.Fprintln(s.out, "testsum: nothing may be skipped here")
+		ok = false
+	}
+	fmt.Fprintf(s.out, "%d passed, %d failed, %d skipped\n", s.passed, s.failed, s.skipped)
+	return ok
+}

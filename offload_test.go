@@ -1,0 +1,397 @@
+package vias
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/overlay/overlaytest"
+	"github.com/viasnet/vias/tap"
+)
+
+// fakeHost is a bypass host whose outcomes the test decides.
+type fakeHost struct {
+	config bypass.MemberConfig
+	answer func(bypass.Flow, bypass.Verdict) *bypass.Status // nil = silence
+
+	mu        sync.Mutex // guards what follows
+	calls     []string
+	requests  []bypass.Flow
+	status    map[bypass.Flow]bypass.Status
+	received  []string
+	injected  [][]byte
+	injectErr error
+	attachErr error
+}
+
+func (h *fakeHost) join(_ context.Context, c bypass.MemberConfig) (member, error) {
+	h.config = c
+	h.status = map[bypass.Flow]bypass.Status{}
+	return h, nil
+}
+
+func (h *fakeHost) note(call string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, call)
+}
+
+func (h *fakeHost) count(call string) (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.calls {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
+func (h *fakeHost) LinkUp(overlay.PeerID)     { h.note("up") }
+func (h *fakeHost) LinkDown(overlay.PeerID)   { h.note("down") }
+func (h *fakeHost) Forget(overlay.PeerID)     { h.note("forget") }
+func (h *fakeHost) SetPolicy(p bypass.Policy) { h.note("policy") }
+func (h *fakeHost) Recheck()                  { h.note("recheck") }
+
+func (h *fakeHost) Receive(_ overlay.PeerID, msg []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.received = append(h.received, string(msg))
+}
+
+func (h *fakeHost) Attach(_ context.Context, w bypass.Workload) error {
+	h.note("attach")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.attachErr
+}
+
+func (h *fakeHost) Detach(context.Context, uint32) error { h.note("detach"); return nil }
+func (h *fakeHost) Leave(context.Context) error          { h.note("leave"); return nil }
+
+func (h *fakeHost) Request(f bypass.Flow, v bypass.Verdict) {
+	h.mu.Lock()
+	h.requests = append(h.requests, f)
+	h.mu.Unlock()
+	if s := h.answer(f, v); s != nil {
+		h.tell(*s)
+	}
+}
+
+func (h *fakeHost) tell(s bypass.Status) {
+	h.mu.Lock()
+	h.status[s.Flow] = s
+	h.mu.Unlock()
+	h.config.Changed(s)
+}
+
+func (h *fakeHost) Inject(_ context.Context, _ uint32, frame []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.injected = append(h.injected, frame)
+	return h.injectErr
+}
+
+func (h *fakeHost) Flows() []bypass.Status { return nil }
+
+func (h *fakeHost) Status(f bypass.Flow) (bypass.Status, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s, ok := h.status[f]
+	return s, ok
+}
+
+func (h *fakeHost) asked() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.requests)
+}
+
+// bypassPair is a pair whose first node has a fake host and this policy.
+func bypassPair(t *testing.T, p bypass.Policy, answer func(bypass.Flow, bypass.Verdict) *bypass.Status) (a, b *node, h *fakeHost) {
+	h = &fakeHost{answer: answer}
+	l := newLab(t, overlaytest.Config{})
+	a, b = l.node(nil), l.node(nil)
+	a.withHost(h, p)
+	l.mesh(a, b)
+	a.run()
+	b.run()
+	waitLinked(t, a, b)
+	return a, b, h
+}
+
+func (m *node) withHost(h joiner, p bypass.Policy) {
+	m.join, m.shared.Bypass = h, true
+	m.policy.Store(&policy{p, 1})
+}
+
+func silent(bypass.Flow, bypass.Verdict) *bypass.Status { return nil }
+
+func bypassed(f bypass.Flow, _ bypass.Verdict) *bypass.Status {
+	return &bypass.Status{Flow: f, State: bypass.Bypassed, Since: time.Now()}
+}
+
+func TestSYNHeldAndInjected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, h := bypassPair(t, bypass.Always, bypassed)
+		first := tcpFrame(0, 1, 1000, 80, syn, 0)
+		partial := tap.NewBatch(1, 2048)
+		partial.Append(first, tap.Offload{NeedsChecksum: true, ChecksumStart: 34, ChecksumOffset: 16})
+		partial.Frame(0)[50], partial.Frame(0)[51] = 0xab, 0xcd // whatever the pseudo-header's sum was
+		require.NoError(t, a.wire.WriteBatch(partial))
+		synctest.Wait()
+		require.Len(t, h.injected, 1)
+		require.NotEqual(t, []byte{0xab, 0xcd}, h.injected[0][50:52], "its checksum was finished")
+		require.Equal(t, first[:50], h.injected[0][:50])
+		require.Zero(t, b.Stats().Received.Frames, "released once, and not over the overlay")
+		s := a.Stats()
+		require.Equal(t, [3]uint64{1, 1, 0}, [3]uint64{s.Held, s.Injected, s.Expired})
+		x := a.Explain(testFlow(0, 1, 1000, 80))
+		require.Equal(t, bypass.Bypassed, x.State)
+		require.Contains(t, x.What, "bypassed")
+
+		// Should a packet of it come nevertheless, it is not lost.
+		stray := tcpFrame(0, 1, 1000, 80, ack, 10)
+		a.send(stray)
+		b.expect(stray)
+		require.Equal(t, 1, h.asked())
+	})
+}
+
+func TestSYNHeldAndExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, h := bypassPair(t, bypass.Always, silent)
+		f := tcpFrame(0, 1, 1000, 80, syn, 0)
+		start := time.Now()
+		a.send(f)
+		b.expect(f)
+		require.Equal(t, bypass.DefaultHold, time.Since(start))
+		require.Equal(t, uint64(1), a.Stats().Expired)
+		h.tell(bypass.Status{Flow: testFlow(0, 1, 1000, 80), State: bypass.Bypassed}) // too late
+		synctest.Wait()
+		require.Empty(t, h.injected)
+	})
+}
+
+func TestSYNHeldAndRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refuse := func(f bypass.Flow, _ bypass.Verdict) *bypass.Status {
+			return &bypass.Status{Flow: f, Reason: bypass.ReasonPeerPolicy, RetryAt: time.Now().Add(10 * time.Second)}
+		}
+		a, b, h := bypassPair(t, bypass.Always, refuse)
+		events := a.Events(t.Context())
+		f := tcpFrame(0, 1, 1000, 80, syn, 0)
+		start := time.Now()
+		a.send(f)
+		b.expect(f)
+		require.Zero(t, time.Since(start), "nothing to wait for")
+		x := a.Explain(testFlow(1, 0, 80, 1000)) // asked in the other direction
+		require.Equal(t, testFlow(0, 1, 1000, 80), x.Flow)
+		require.Equal(t, bypass.ReasonPeerPolicy, x.Reason)
+		require.Equal(t, bypass.ReasonPeerPolicy.Remedy(), x.Remedy)
+		for e := range events {
+			require.Equal(t, FlowChanged{Flow: testFlow(0, 1, 1000, 80), Reason: bypass.ReasonPeerPolicy}, e)
+			break
+		}
+		a.send(f) // the same five-tuple again: refused lately, so not held, not asked
+		b.expect(f)
+		require.Zero(t, time.Since(start))
+		require.Equal(t, 1, h.asked())
+		require.Equal(t, uint64(1), a.Stats().Held)
+		<-time.After(11 * time.Second)
+		a.send(tcpFrame(0, 1, 1000, 80, ack, 5))
+		synctest.Wait()
+		require.Equal(t, 2, h.asked(), "tried again")
+	})
+}
+
+func TestInjectFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, h := bypassPair(t, bypass.Always, bypassed)
+		h.injectErr = bypass.ErrSwitchDown
+		f := tcpFrame(0, 1, 1000, 80, syn, 0)
+		a.send(f)
+		b.expect(f)
+		h.injectErr = bypass.ErrUnconfirmed
+		a.send(tcpFrame(0, 1, 1001, 80, syn, 0))
+		synctest.Wait()
+		require.Equal(t, Drops{OutReleased: 1}, a.Stats().Drops, "it may be out already")
+		require.Equal(t, uint64(1), b.Stats().Received.Frames)
+	})
+}
+
+func TestAskedAfterBytesAndNotTooOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		after := func(bypass.Request) bypass.Verdict { return bypass.Verdict{Bypass: true, After: 10_000} }
+		a, b, h := bypassPair(t, after, silent)
+		f := tcpFrame(0, 1, 1000, 80, ack, 1000)
+		for range 9 {
+			a.send(f)
+			b.expect(f)
+		}
+		require.Zero(t, h.asked())
+		require.Equal(t, bypass.ReasonThreshold, a.Explain(testFlow(0, 1, 1000, 80)).Reason)
+		for range 20 {
+			a.send(f)
+			b.expect(f)
+		}
+		require.Equal(t, 1, h.asked(), "once a second, or each 256 KB")
+		for range 250 {
+			a.send(f)
+			b.expect(f)
+		}
+		require.Equal(t, 2, h.asked())
+		<-time.After(time.Second)
+		a.send(f)
+		b.expect(f)
+		require.Equal(t, 3, h.asked())
+		require.Zero(t, a.Stats().Held)
+	})
+}
+
+func TestResponderDoesNotAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, h := bypassPair(t, bypass.Always, silent)
+		f := tcpFrame(1, 0, 5000, 22, syn, 0)
+		b.send(f)
+		a.expect(f)
+		answer := tcpFrame(0, 1, 22, 5000, syn|ack, 0)
+		a.send(answer)
+		b.expect(answer)
+		require.Zero(t, h.asked())
+		x := a.Explain(testFlow(0, 1, 22, 5000))
+		require.True(t, x.Known)
+		require.Contains(t, x.What, "the peer opened it")
+		for s := range a.Flows() {
+			require.Equal(t, testFlow(0, 1, 22, 5000), s.Flow)
+			require.Equal(t, Count{1, 54}, s.Sent)
+			require.Equal(t, Count{1, 54}, s.Received)
+			require.Equal(t, b.ID(), s.Peer)
+		}
+	})
+}
+
+func TestSetPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, h := bypassPair(t, bypass.Never, silent)
+		f := tcpFrame(0, 1, 1000, 80, ack, 5)
+		a.send(f)
+		b.expect(f)
+		require.Equal(t, bypass.ReasonPolicy, a.Explain(testFlow(0, 1, 1000, 80)).Reason)
+		var seen bypass.Request
+		a.SetPolicy(func(r bypass.Request) bypass.Verdict { seen = r; return bypass.Verdict{Bypass: true} })
+		a.send(f)
+		b.expect(f)
+		require.Equal(t, 1, h.asked(), "a live flow is newly allowed")
+		require.Equal(t, bypass.Request{
+			Flow: testFlow(0, 1, 1000, 80), Network: "test", Peer: b.ID(), LocalTag: "tag-a", PeerTag: "tag-b", Initiator: true,
+		}, seen)
+		require.Equal(t, 1, h.count("policy"))
+		a.SetPolicy(nil)
+		a.send(f)
+		b.expect(f)
+		require.Equal(t, bypass.ReasonPolicy, a.Explain(testFlow(0, 1, 1000, 80)).Reason)
+	})
+}
+
+func TestMemberIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, overlaytest.Config{})
+		a, b := l.node(nil), l.node(nil)
+		ha, hb := &fakeHost{answer: silent}, &fakeHost{answer: silent}
+		a.withHost(ha, bypass.Always)
+		b.withHost(hb, bypass.Always)
+		l.mesh(a, b)
+		a.SetPolicy(bypass.Never)
+		a.run()
+		b.run()
+		waitLinked(t, a, b)
+		synctest.Wait()
+		require.Equal(t, 1, ha.count("up"))
+		require.Equal(t, 1, ha.count("attach"), "it was attached before Run")
+		require.Positive(t, ha.count("recheck"))
+
+		require.True(t, ha.config.Send(b.ID(), []byte("one")))
+		require.True(t, ha.config.Send(b.ID(), []byte("two")))
+		require.False(t, ha.config.Send(overlay.PeerID{9}, []byte("nobody")))
+		synctest.Wait()
+		require.Equal(t, []string{"one", "two"}, hb.received)
+
+		ends, ok := ha.config.Resolve(testFlow(0, 1, 5, 6))
+		require.True(t, ok)
+		require.Equal(t, bypass.Ends{
+			Peer: b.ID(), Ofport: 1, LocalMAC: testMAC(0), RemoteMAC: testMAC(1), LocalTag: "tag-a", RemoteTag: "tag-b",
+		}, ends)
+		for _, f := range []bypass.Flow{testFlow(1, 0, 5, 6), testFlow(0, 0, 5, 6), testFlow(0, 7, 5, 6), {}} {
+			_, ok = ha.config.Resolve(f)
+			require.False(t, ok, f)
+		}
+
+		require.NoError(t, a.Detach(t.Context(), "a"))
+		require.Equal(t, 1, ha.count("detach"))
+		ha.attachErr = errors.New("no such port")
+		require.ErrorContains(t, a.Attach(t.Context(), testEndpoint(0)), "no such port")
+		ha.attachErr = nil
+		require.NoError(t, a.Attach(t.Context(), testEndpoint(0)))
+		require.Equal(t, 3, ha.count("attach"))
+
+		a.RemovePeer(b.ID())
+		synctest.Wait()
+		require.Equal(t, 1, ha.count("down"))
+		require.Equal(t, 1, ha.count("forget"))
+		a.shut()
+		require.Equal(t, 1, ha.count("leave"))
+		require.Equal(t, "leave", ha.calls[len(ha.calls)-1])
+	})
+}
+
+func TestExplain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, _ := bypassPair(t, bypass.Always, silent)
+		ctx := t.Context()
+		require.NoError(t, a.Attach(ctx, Endpoint{Name: "local", Ofport: 9, MAC: testMAC(7), IPs: testEndpoint(7).IPs}))
+		require.NoError(t, a.Attach(ctx, Endpoint{Name: "portless", MAC: testMAC(8), IPs: testEndpoint(8).IPs}))
+		udp, six := testFlow(0, 1, 1, 2), testFlow(0, 1, 1, 2)
+		udp.Proto = 132
+		six.Src = netipV6
+		check := func(f bypass.Flow, want bypass.Reason, words string) {
+			t.Helper()
+			x := a.Explain(f)
+			require.Equal(t, want, x.Reason, x)
+			require.Contains(t, x.What, words)
+			require.False(t, x.Known)
+		}
+		check(udp, bypass.ReasonProtocol, "IPv4")
+		check(six, bypass.ReasonProtocol, "IPv4")
+		check(bypass.Flow{}, bypass.ReasonProtocol, "IPv4")
+		check(testFlow(20, 21, 1, 2), bypass.ReasonDetached, "neither")
+		check(testFlow(20, 1, 1, 2), bypass.ReasonDetached, "neither")
+		check(testFlow(0, 21, 1, 2), bypass.ReasonNoPeer, "no peer announced")
+		check(testFlow(0, 7, 1, 2), bypass.ReasonSameHost, "one host")
+		check(testFlow(8, 1, 1, 2), bypass.ReasonDetached, "without its port")
+		check(testFlow(0, 1, 1, 2), bypass.ReasonNone, "next packet")
+		a.SetPolicy(nil)
+		check(testFlow(0, 1, 1, 2), bypass.ReasonPolicy, "our policy")
+		a.SetPolicy(func(bypass.Request) bypass.Verdict { return bypass.Verdict{Bypass: true, After: 9} })
+		check(testFlow(0, 1, 1, 2), bypass.ReasonThreshold, "enough")
+		b.lab.net.Cut(a.ID(), b.ID())
+		eventually(t, func() bool { return a.Peers()[0].State == PeerConnecting })
+		check(testFlow(0, 1, 1, 2), bypass.ReasonLinkDown, "no link")
+
+		b.lab.net.Heal(a.ID(), b.ID())
+		x := b.Explain(testFlow(0, 1, 1, 2)) // no host there
+		require.Equal(t, bypass.ReasonNoHost, x.Reason)
+		require.Equal(t, testFlow(1, 0, 2, 1), x.Flow, "from where it stands")
+		require.Contains(t, x.Remedy, "Config.Bypass")
+	})
+}
+
+var netipV6 = netip.MustParseAddrPort("[fd00::1]:1")
