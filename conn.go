@@ -129,6 +129,9 @@ func (c *conn) input(datagram []byte, r *running) error {
 	if rises {
 		c.rise(r)
 	}
+	if err != nil {
+		_ = c.flush() // lets the peer know why
+	}
 	for _, m := range messages {
 		if err := c.message(m, r); err != nil {
 			return err

@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/control"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/overlay/overlaytest"
 	"github.com/viasnet/vias/tap"
@@ -267,9 +267,10 @@ func TestOtherNetworkRefused(t *testing.T) {
 			require.Equal(t, PeerConnecting, m.Peers()[0].State)
 			require.Empty(t, m.Peers()[0].Endpoints)
 		}
-		eventually(t, func() bool {
-			return refusal(a.Peers()[0].Err) || refusal(b.Peers()[0].Err)
-		})
+		for _, m := range []*node{a, b} { // both know why, not just who was the first
+			require.ErrorIs(t, m.Peers()[0].Err, control.ErrNetwork)
+			require.Zero(t, m.Stats().Drops.Total())
+		}
 	})
 }
 
@@ -328,15 +329,13 @@ func TestOpenFails(t *testing.T) {
 
 func TestConfigChecked(t *testing.T) {
 	good := newLab(t, overlaytest.Config{}).node(nil).config
-	good.Policy = nil
 	for name, spoil := range map[string]func(*Config){
-		"no name":     func(c *Config) { c.Name = "" },
-		"long name":   func(c *Config) { c.Name = string(make([]byte, 256)) },
-		"identity":    func(c *Config) { c.Identity = nil },
-		"transport":   func(c *Config) { c.Transport = nil },
-		"device":      func(c *Config) { c.Device = nil },
-		"drain":       func(c *Config) { c.Drain = -1 },
-		"policy only": func(c *Config) { c.Policy = bypass.Always },
+		"no name":   func(c *Config) { c.Name = "" },
+		"long name": func(c *Config) { c.Name = string(make([]byte, 256)) },
+		"identity":  func(c *Config) { c.Identity = nil },
+		"transport": func(c *Config) { c.Transport = nil },
+		"device":    func(c *Config) { c.Device = nil },
+		"drain":     func(c *Config) { c.Drain = -1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := good

@@ -34,7 +34,8 @@ type peer struct {
 	id      overlay.PeerID
 	offered chan overlay.Link // links that the peer made, newest only
 	gone    chan struct{}     // closed by RemovePeer
-	ended   chan struct{}     // closed when run is over, or will never be started
+	ended   chan struct{}     // closed when run is over
+	nudge   chan struct{}     // dial now
 	before  *peer             // an earlier peer of this ID, removed, whose run may not be over
 
 	// Guarded by Network.mu.
@@ -50,8 +51,11 @@ type peer struct {
 }
 
 func (n *Network) newPeerLocked(id overlay.PeerID, before *peer) *peer {
+	if before != nil && !before.started {
+		before = before.before
+	}
 	p := &peer{network: n, id: id, offered: make(chan overlay.Link, 1), gone: make(chan struct{}),
-		ended: make(chan struct{}), before: before, since: time.Now()}
+		nudge: make(chan struct{}, 1), ended: make(chan struct{}), before: before, since: time.Now()}
 	n.peers[id] = p
 	select {
 	case n.wake <- struct{}{}:
@@ -78,8 +82,9 @@ func (n *Network) AddPeer(id overlay.PeerID) error {
 		n.newPeerLocked(id, nil).added = true
 	case p.removed():
 		n.newPeerLocked(id, p).added = true
-	default:
+	case !p.added:
 		p.added = true
+		p.nudge <- struct{}{} // there is room: it happens once
 	}
 	if err != nil {
 		return &OpError{"add peer", n.config.Name, err}
@@ -98,9 +103,8 @@ func (n *Network) RemovePeer(id overlay.PeerID) {
 		return
 	}
 	close(p.gone)
-	if !p.started {
+	if !p.started && p.before == nil {
 		delete(n.peers, id)
-		close(p.ended)
 	}
 	n.mu.Unlock()
 	p.mu.Lock()
@@ -188,16 +192,20 @@ func (n *Network) peerOf(id overlay.PeerID) *peer {
 // offer hands a link over, in place of an earlier one that was not taken yet.
 func (p *peer) offer(link overlay.Link) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.closed {
+		p.mu.Unlock()
 		return false
 	}
+	var old overlay.Link
 	select {
-	case old := <-p.offered:
-		_ = old.Close()
+	case old = <-p.offered:
 	default:
 	}
 	p.offered <- link // there is room: only mu's holder puts in
+	p.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
 	return true
 }
 
@@ -295,7 +303,7 @@ func (p *peer) finish(r *running) {
 	}
 	n := p.network
 	n.mu.Lock()
-	if n.peers[p.id] == p {
+	if q := n.peers[p.id]; q == p || q != nil && q.before == p && q.removed() && !q.started {
 		delete(n.peers, p.id)
 	}
 	n.mu.Unlock()
@@ -319,6 +327,7 @@ func (p *peer) connect(ctx context.Context, r *running, retry *backoff) overlay.
 		return link
 	case <-ctx.Done():
 		return nil
+	case <-p.nudge:
 	case <-t.C:
 	}
 	if !p.wanted() {

@@ -29,8 +29,8 @@ type Config struct {
 	Device tap.Opener
 	// Bypass is the machine's bypass Host; Networks may share it. nil = overlay only.
 	Bypass *bypass.Host
-	// Policy says which flows may leave the overlay; nil = bypass.Never. See
-	// [Network.SetPolicy].
+	// Policy says which flows may leave the overlay; nil = bypass.Never. Without a
+	// bypass host none can. See [Network.SetPolicy].
 	Policy bypass.Policy
 	// Admit says which peers may link to us besides those added; nil = none.
 	Admit overlay.Admit
@@ -89,8 +89,6 @@ func (c *Config) check() error {
 		why = "Device is missing: see tap.Linux and tap.Simple"
 	case c.Drain < 0:
 		why = "Drain is negative"
-	case c.Policy != nil && c.Bypass == nil:
-		why = "a Policy without a Bypass host can move nothing: give both or none"
 	default:
 		return nil
 	}

@@ -587,3 +587,31 @@ func TestNextHopChangesItsMAC(t *testing.T) {
 		p.leave()
 	})
 }
+
+// A node that dies leaves rules behind; its next run takes its outbounds off at once,
+// its inbounds after a lease, and the peer starts again with it.
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		p.link(false)
+		p.b.host.Kill()
+		first := p.b.sw.Rules()
+		require.NotEmpty(t, first)
+		p.b.join()
+		p.link(true)
+		p.exchange() // at most lost; never anywhere but to its workload
+		until(t, 3*time.Second, "A is off the old bypass", func() bool { return p.a.status(p.flow).State == bypass.OnOverlay })
+		require.Equal(t, bypass.ReasonPeerRestarted, p.a.status(p.flow).Reason)
+		p.bypassed(20 * time.Second)
+		require.Equal(t, 2, p.exchange())
+		for range 16 {
+			<-time.After(2 * time.Second)
+			p.exchange()
+		}
+		for _, r := range p.b.sw.Rules() {
+			require.NotEqual(t, first[0].Epoch, r.Epoch, "a rule of the dead run is still there")
+		}
+		p.leave()
+	})
+}

@@ -196,8 +196,7 @@ func (c *Conn) Features() Features { return c.features }
 func (c *Conn) DroppedPacketIns() uint64 { return c.dropped.Load() }
 
 // Close implements Switch. It returns when no goroutine of the connection is left;
-// it must not be called from within a Watch function that Close would wait for,
-// which it never does: watchers end by themselves.
+// a Watch ends by itself, and may call Close.
 func (c *Conn) Close() error {
 	c.lose(nil)
 	c.closed.Wait()

@@ -74,7 +74,7 @@ func (c *Conn) endWatchers() {
 	}
 }
 
-// Watch implements Switch. Frames of packet-ins are the watchers' to keep, but not
+// Watch implements Switch. What came before the call is not seen. Frames of packet-ins are the watchers' to keep, but not
 // to change: several watchers see the same bytes.
 func (c *Conn) Watch(ctx context.Context, f func(Event)) error {
 	w := &watcher{limit: c.cfg.PacketIns, more: make(chan struct{}, 1)}

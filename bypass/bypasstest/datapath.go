@@ -94,7 +94,7 @@ func checkBase(b bypass.Base) error {
 }
 
 func (c *conn) Apply(ctx context.Context, ch bypass.Change) error {
-	ch = bypass.Change{Leases: slices.Clone(ch.Leases), Add: slices.Clone(ch.Add), Remove: slices.Clone(ch.Remove)}
+	ch = bypass.Change{Leases: slices.Clone(ch.Leases), Add: slices.Clone(ch.Add), Remove: slices.Clone(ch.Remove), Purge: slices.Clone(ch.Purge)}
 	return c.change(ctx, func() error {
 		s := c.s
 		if err := c.checkLocked(ch); err != nil {
@@ -111,6 +111,11 @@ func (c *conn) Apply(ctx context.Context, ch bypass.Change) error {
 		}
 		for _, r := range ch.Remove {
 			if old := s.find(c.epoch, r); old != nil {
+				s.tables.drop(old)
+			}
+		}
+		for _, p := range ch.Purge {
+			if old := s.tables.rules[ruleKey{p.Epoch, p.Rule.Direction, p.Rule.ID}]; old != nil {
 				s.tables.drop(old)
 			}
 		}

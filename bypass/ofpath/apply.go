@@ -53,7 +53,7 @@ func checkChange(c bypass.Change) error {
 // prepare is c as modifications. From now on the rules that c removes are not
 // missed when they vanish, and those that it adds are; undo takes that back.
 func (d *datapath) prepare(l layout, c bypass.Change) (mods []ofctl.Mod, undo func()) {
-	mods = make([]ofctl.Mod, 0, 2*len(c.Leases)+len(c.Add)+len(c.Remove))
+	mods = make([]ofctl.Mod, 0, 2*len(c.Leases)+len(c.Add)+len(c.Remove)+len(c.Purge))
 	for _, e := range c.Leases {
 		mods = append(mods,
 			gate(l.inboundGate(e), l.cfg.owner().Mask), gate(l.outboundGate(e), l.cfg.owner().Mask))
@@ -94,7 +94,24 @@ func (d *datapath) prepare(l layout, c bypass.Change) (mods []ofctl.Mod, undo fu
 		keep(k)
 		delete(d.installed, k)
 	}
+	for _, s := range c.Purge {
+		mods = append(mods, l.purge(s))
+	}
 	return append(mods, moved...), func() { d.restore(was) }
+}
+
+// purge removes a rule of an earlier epoch by its cookie: its match cannot be known
+// for certain. Other flows of that epoch with its number are as dead as it is.
+func (l layout) purge(s bypass.RuleStat) ofctl.Mod {
+	table := l.cfg.OutboundTable
+	switch s.Rule.Direction {
+	case bypass.Inbound:
+		table = l.cfg.InboundTable
+	case bypass.Listen:
+		table = tableClassify
+	}
+	cookie := l.cookie(s.Rule.ID)&^(0xffff<<32) | uint64(s.Epoch)<<32
+	return ofctl.FlowMod{Command: ofctl.Delete, Flow: ofctl.Flow{Table: table, Cookie: cookie}, CookieMask: ^uint64(0)}
 }
 
 // cookieOfRule is the part of a rule's cookie that names it in any epoch: a removal

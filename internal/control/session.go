@@ -8,7 +8,8 @@ import (
 )
 
 // Session is one end. It is not safe for concurrent use: whoever drives it
-// serialises the calls. After an error every method does nothing more.
+// serialises the calls. After an error nothing happens any more,
+// but that Output lets the peer know our Hello.
 type Session struct {
 	config  Config
 	size    int // payload bytes of a segment
@@ -231,11 +232,8 @@ func (s *Session) fail(err error) {
 // Output appends to b what is to be sent now, kind bytes included, until b is
 // full. Call it after every Input, Send and Tick, until it appends nothing.
 func (s *Session) Output(b *tap.Batch, now time.Time) {
-	if s.err != nil {
-		return
-	}
 	q := &s.send
-	for q.next <= q.last && q.next-q.acked <= window && b.Free() >= headerLen+s.size {
+	for s.err == nil && q.next <= q.last && q.next-q.acked <= window && b.Free() >= headerLen+s.size {
 		if q.next > 1 && !s.established {
 			break // the Hello goes alone: nobody listens to more before
 		}
@@ -247,6 +245,8 @@ func (s *Session) Output(b *tap.Batch, now time.Time) {
 		s.emit(b, q.next, o)
 		q.next++
 	}
+	// After a refusal too: our acknowledgement lets the peer read our Hello, and
+	// know why by itself.
 	if s.recv.ackDue && b.Free() >= headerLen {
 		s.emit(b, 0, &outgoing{})
 	}

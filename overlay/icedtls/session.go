@@ -25,7 +25,8 @@ const (
 	maxChecks     = 150
 	// consentInterval is how often ICE checks the selected pair afterwards.
 	consentInterval = 2 * time.Second
-	// flightInterval is when DTLS sends a flight again for the first time.
+	// flightInterval is when DTLS sends a flight again, without back-off: a
+	// handshake has a few seconds in all, and is a few datagrams.
 	flightInterval = 300 * time.Millisecond
 	// handshakeMTU holds the handshake's datagrams on any path.
 	handshakeMTU = 1200
@@ -249,6 +250,7 @@ func (s *session) newDTLS() (*dtls.Conn, error) {
 		dtls.WithVerifyConnection(s.verifyKey),
 		dtls.WithConnectionIDGenerator(s.connectionID),
 		dtls.WithFlightInterval(flightInterval),
+		dtls.WithDisableRetransmitBackoff(true),
 		dtls.WithMTU(handshakeMTU),
 		dtls.WithReplayProtectionWindow(replayWindow),
 		dtls.WithLoggerFactory(pionLog{log: s.transport.log}),
