@@ -29,10 +29,12 @@ type Network struct {
 	shared pump.Shared
 	holds  *flowtable.Holds
 	policy atomic.Pointer[policy]
-	hub    hub
-	told   announcer
-	held   released
-	join   joiner // nil = overlay only
+	// setting serialises SetPolicy, so that the host ends with the policy that we do.
+	setting sync.Mutex
+	hub     hub
+	told    announcer
+	held    released
+	join    joiner // nil = overlay only
 
 	ready chan struct{} // closed when Run has everything open
 	done  chan struct{} // closed when Run is over
@@ -210,9 +212,7 @@ func (n *Network) runOpen(ctx context.Context, r *running) error {
 	defer cancel()
 	g, gctx := errgroup.WithContext(work)
 	n.running.Store(r)
-	if decide, generation := n.policyNow(); r.member != nil && generation > 1 {
-		r.member.SetPolicy(decide) // it may have been set while the host was being joined
-	}
+	n.giveMemberPolicy(r)
 
 	g.Go(func() error { return n.sendFrames(r) })
 	g.Go(func() error { return n.acceptLinks(gctx, r) })
@@ -320,14 +320,20 @@ func (n *Network) SetPolicy(p bypass.Policy) {
 	if p == nil {
 		p = bypass.Never
 	}
-	for {
-		old := n.policy.Load()
-		if n.policy.CompareAndSwap(old, &policy{p, old.generation + 1}) {
-			break
-		}
-	}
+	n.setting.Lock()
+	defer n.setting.Unlock()
+	n.policy.Store(&policy{p, n.policy.Load().generation + 1})
 	if r := n.running.Load(); r != nil && r.member != nil {
 		r.member.SetPolicy(p)
+	}
+}
+
+// giveMemberPolicy makes up for a SetPolicy while the host was being joined.
+func (n *Network) giveMemberPolicy(r *running) {
+	n.setting.Lock()
+	defer n.setting.Unlock()
+	if p := n.policy.Load(); r.member != nil && p.generation > 1 {
+		r.member.SetPolicy(p.decide)
 	}
 }
 

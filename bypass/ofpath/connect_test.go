@@ -239,6 +239,42 @@ func TestRefused(t *testing.T) {
 		require.Error(t, r.dp.Apply(t.Context(), c))
 		r.Delete(0x4d, bypass.Outbound, 1)
 		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
+		r.fake.Disconnect()
+		r.down()
+		r.up(false) // what was refused is not missed
+	})
+}
+
+// TestEpochs: after Set with another epoch, rules of the one before are nobody's.
+func TestEpochs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		listen := bypass.Rule{
+			ID: 9, Direction: bypass.Listen, Flow: bypass.Flow{Proto: bypass.UDP},
+			Local: localA, Remote: remoteB, Hard: time.Minute,
+		}
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Add: []bypass.Rule{listen}}))
+		probe := bypasstest.Packet{
+			SrcMAC: hopA.Dst, DstMAC: hopA.Src,
+			Flow: bypass.Flow{Proto: bypass.UDP, Src: remoteB, Dst: localA},
+		}
+		r.fake.Input(1, probe.Frame())
+		require.Equal(t, bypass.PacketIn{Kind: bypass.PacketProbe, Frame: probe.Frame()}, r.next())
+
+		next := base()
+		next.Epoch++
+		require.NoError(t, r.dp.Set(t.Context(), next))
+		r.fake.Input(1, probe.Frame())
+		r.Delete(0x4d, bypass.Outbound, 1)
+		r.Delete(0x4d, bypass.Inbound, 2)
+		r.fake.Disconnect()
+		r.down() // and nothing before it
+		r.up(false)
+		same := change(0).Add
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Add: same}))
+		r.Delete(0x4e, bypass.Outbound, 1)
+		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
 	})
 }
 

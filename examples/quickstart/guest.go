@@ -33,6 +33,13 @@ type guest struct {
 	repeated int
 }
 
+// meet makes g, the client, and server the two ends of a connection.
+func (g *guest) meet(server *guest) {
+	g.peer, server.peer = server, g
+	g.flow = bypass.Flow{Proto: bypass.TCP, Src: g.addr, Dst: server.addr}
+	server.flow, server.echo = g.flow.Reverse(), true
+}
+
 // repeatAfter is the retransmission time-out.
 const repeatAfter = 50 * time.Millisecond
 

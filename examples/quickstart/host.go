@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,24 +55,18 @@ func setUp(ctx context.Context, out io.Writer) (*story, error) {
 	go func() { s.rendezvous <- tcpsignal.Serve(ctx, ln, tcpsignal.ServerConfig{}) }()
 
 	s.alice, s.bob = s.newHost("alice", 1), s.newHost("bob", 2)
+	s.alice.guest.meet(s.bob.guest)
 	err = errors.Join(s.alice.embed(s.bob, ln.Addr().String()), s.bob.embed(s.alice, ln.Addr().String()))
+	if err == nil {
+		err = errors.Join(s.alice.network.AddPeer(s.bob.network.ID()), s.bob.network.AddPeer(s.alice.network.ID()))
+	}
 	if err != nil {
 		stop()
 		return nil, errors.Join(err, <-s.rendezvous)
 	}
 	for _, h := range []*host{s.alice, s.bob} {
-		peer := s.alice
-		if h == s.alice {
-			peer = s.bob
-		}
-		if err := h.network.AddPeer(peer.network.ID()); err != nil {
-			return nil, err
-		}
 		go func() { h.ended <- h.network.Run(ctx) }()
 	}
-	s.alice.guest.peer, s.bob.guest.peer = s.bob.guest, s.alice.guest
-	s.alice.guest.flow = bypass.Flow{Proto: bypass.TCP, Src: s.alice.guest.addr, Dst: s.bob.guest.addr}
-	s.bob.guest.flow = s.alice.guest.flow.Reverse()
 	return s, nil
 }
 
@@ -101,9 +94,9 @@ func (s *story) newHost(name string, nr byte) *host {
 		underlay: netip.AddrFrom4([4]byte{10, 0, 0, nr}),
 		uplink:   tap.MAC{2, 0x10, 0, 0, 0, nr},
 		guest: &guest{
-			mac:  tap.MAC{2, 0x77, 0, 0, 0, nr},
-			addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 7, nr}), 8000+uint16(nr)),
-			echo: nr == 2, heard: make(chan bypasstest.Packet, 16),
+			mac:   tap.MAC{2, 0x77, 0, 0, 0, nr},
+			addr:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 7, nr}), 8000+uint16(nr)),
+			heard: make(chan bypasstest.Packet, 16),
 		},
 		ended: make(chan error, 1),
 	}
@@ -196,7 +189,7 @@ type watchedWire struct {
 	*bypasstest.Wire
 
 	mu    sync.Mutex // guards what follows
-	words []string
+	words map[string]bool
 	found []bypasstest.Packet
 }
 
@@ -205,8 +198,8 @@ func watchWire() *watchedWire {
 	w.Tap(func(frame []byte) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		p, _ := bypasstest.Parse(bytes.Clone(frame))
-		if contains(p, w.words) {
+		p, _ := bypasstest.Parse(frame)
+		if w.words[string(p.Payload)] {
 			w.found = append(w.found, p)
 		}
 	})
@@ -216,7 +209,10 @@ func watchWire() *watchedWire {
 func (w *watchedWire) start(words []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.words, w.found = words, nil
+	w.words, w.found = map[string]bool{}, nil
+	for _, word := range words {
+		w.words[word] = true
+	}
 }
 
 func (w *watchedWire) stop() []bypasstest.Packet {

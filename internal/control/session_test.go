@@ -196,15 +196,15 @@ func TestStalled(t *testing.T) {
 
 // The property: whatever the path does, every message arrives once and in order.
 func TestInOrderOnce(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(8) {
 		l := newLine(t, nil)
 		l.rand = rand.New(rand.NewPCG(seed, 9))
 		l.loss, l.dup, l.mix = 0.3*l.rand.Float64(), 0.3*l.rand.Float64(), l.rand.Float64()
 		var want [2][][]byte
 		limit := l.now.Add(5 * time.Minute)
 		done := func() bool { return len(l.got[0]) == len(want[1]) && len(l.got[1]) == len(want[0]) }
-		for i := 0; i < 120 || !done(); i++ {
-			if i < 120 {
+		for i := 0; i < 60 || !done(); i++ {
+			if i < 60 {
 				end := l.rand.IntN(2)
 				body := make([]byte, l.rand.IntN(200))
 				if l.rand.IntN(10) == 0 {

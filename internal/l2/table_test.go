@@ -133,7 +133,7 @@ func TestLearn(t *testing.T) {
 		}
 	}
 	require.Equal(t, LearnRate, learned)
-	for i := range 10 * MaxLearned {
+	for i := range MaxLearned + 500 {
 		table.Learn(tap.MAC{6, 1, 0, byte(i >> 16), byte(i >> 8), byte(i)}, now.Add(time.Duration(i)*10*time.Millisecond))
 	}
 	require.Len(t, table.Locals(), MaxLearned)

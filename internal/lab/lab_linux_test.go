@@ -74,30 +74,42 @@ func TestIntegrationLab(t *testing.T) {
 	require.ErrorContains(t, err, "one is up already")
 
 	h1, h2 := l.hosts[0], l.hosts[1]
-	ping := func(ns string, to fmt.Stringer, size int) bool {
-		_, err := l.in(ctx, ns, "ping", "-q", "-c1", "-W1", "-Mdo", fmt.Sprintf("-s%d", size-28), to.String())
+	ping := func(ns string, to fmt.Stringer, size int, tries int) bool {
+		_, err := l.in(ctx, ns, "ping", "-q", "-n", "-i0.2", "-W0.5", "-Mdo", fmt.Sprintf("-c%d", tries),
+			fmt.Sprintf("-s%d", size-28), to.String())
 		return err == nil
 	}
-	require.True(t, ping(h1.Namespace, h2.Addr, 1500), "host to host by the bridges, full size")
-	require.True(t, ping(h1.Namespace, gateway(), 1500), "host to the provider")
+	// One answer of several is enough: switches learn, and machines are busy.
+	reaches := func(ns string, to fmt.Stringer, size int, what string) {
+		t.Helper()
+		for try := 0; !ping(ns, to, size, 1); try++ {
+			require.Less(t, try, 10, what)
+		}
+	}
+	isCutOff := func(ns string, to fmt.Stringer, what string) {
+		t.Helper()
+		require.False(t, ping(ns, to, 100, 2), what)
+	}
+	reaches(h1.Namespace, h2.Addr, 1500, "host to host by the bridges, full size")
+	reaches(h1.Namespace, gateway(), 1500, "host to the provider")
 	c1, c2, far := h1.Containers[0], h1.Containers[1], h2.Containers[0]
 	isolated := func() {
 		t.Helper()
-		require.True(t, ping(c1.Namespace, c2.Addr, 1400), "containers of one host")
-		require.False(t, ping(c1.Namespace, far.Addr, 100), "containers of two hosts, without nodes")
+		reaches(c1.Namespace, c2.Addr, 1400, "containers of one host")
+		isCutOff(c1.Namespace, far.Addr, "containers of two hosts, without nodes")
 		require.NoError(t, l.ip(ctx, c1.Namespace, "route replace 10.99.0.0/24 dev eth0"))
-		require.False(t, ping(c1.Namespace, gateway(), 100), "a container and the underlay")
-		require.False(t, ping(c1.Namespace, h1.Addr, 100), "a container and its host")
+		isCutOff(c1.Namespace, gateway(), "a container and the underlay")
+		isCutOff(c1.Namespace, h1.Addr, "a container and its host")
 	}
 	isolated()
 	require.NoError(t, l.ovs[0].RestartVswitchd(ctx, true))
 	isolated()
-	require.True(t, ping(h1.Namespace, h2.Addr, 1500), "after the restart of a switch")
+	reaches(h1.Namespace, h2.Addr, 1500, "after the restart of a switch")
 
 	require.NoError(t, l.nativeOn(ctx))
-	require.True(t, ping(c1.Namespace, far.Addr, 1400), "native")
+	reaches(c1.Namespace, far.Addr, 1400, "native")
 	require.NoError(t, l.nativeOff(ctx))
-	require.False(t, ping(c1.Namespace, far.Addr, 100), "native no more")
+	isCutOff(c1.Namespace, far.Addr, "native no more")
 
 	r, err := l.Measure(ctx, MeasureConfig{Duration: time.Second, Rounds: 2, NativeOnly: true})
 	require.NoError(t, err)

@@ -167,7 +167,9 @@ func (o *OVSD) RestartVswitchd(ctx context.Context, crash bool) error {
 	return nil
 }
 
-// Stop ends both daemons, and only these. What they left in Dir is the caller's.
+// Stop ends both daemons, and only these. What they left is the caller's: Dir, and
+// in the network namespace the persistent TAPs of user-space bridges, which go with
+// the namespace or with del-br before Stop.
 func (o *OVSD) Stop() error {
 	err := stopDaemon(o.switchID, o.cfg.Dir, syscall.SIGTERM)
 	err = errors.Join(err, stopDaemon(o.dbPID, o.cfg.Dir, syscall.SIGTERM))

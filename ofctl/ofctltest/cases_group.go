@@ -52,13 +52,14 @@ func caseGroupAll(e *env) {
 	}}
 	// What a bucket does to the frame is not seen by the next one, nor behind it.
 	e.apply(ofctl.GroupMod{Group: g}, ofctl.FlowMod{Flow: ofctl.Flow{
-		Match: ofctl.TCP4(), Apply: append([]ofctl.Action{ofctl.ToGroup{ID: 3}}, e.to(3)...),
+		Match: ofctl.TCP4(),
+		Apply: append(append(sets(ofctl.TCPDst(81)), ofctl.ToGroup{ID: 3}), e.to(3)...),
 	}})
-	in := tcpAB(1, 80, "x")
-	e.send(0, in)
-	e.want(1, append(ethernet(macB, macC, etherIPv4, nil), in[14:]...))
-	e.want(2, in)
-	e.want(3, in)
+	out := tcpAB(1, 81, "x")
+	e.send(0, tcpAB(1, 80, "x"))
+	e.want(1, append(ethernet(macB, macC, etherIPv4, nil), out[14:]...))
+	e.want(2, out)
+	e.want(3, out)
 }
 
 func caseGroupSelect(e *env) {

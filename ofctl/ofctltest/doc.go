@@ -5,6 +5,12 @@
 // implements [ofctl.Switch], and [Serve] serves it as OpenFlow on a socket, so that
 // ofctl.Dial talks to it as to the real one.
 //
+// Where OpenFlow leaves a choice it chooses as Open vSwitch does: MODIFY changes
+// instructions only and restarts the hard time-out; ADD over an entry keeps its
+// counters; a miss in a later table still runs the action set; no fragment has
+// ports. It differs in this: packet-ins are cut to max_len (Open vSwitch, which has
+// no buffers, sends all), and goto a table that does not exist is refused.
+//
 // A Switch misbehaves on request: stale caches ([Switch.SetStale]), refusals
 // ([Switch.FailNext]), lost replies ([Switch.LoseNext]), stalls ([Switch.Stall]),
 // lost connections ([Switch.Disconnect]) and restarts ([Switch.Restart]).

@@ -103,9 +103,21 @@ func parseLine(line string) (f FlowLine, err error) {
 		}
 	}
 	f.Text = strings.TrimSpace(strings.Join(keep, ", ") + " actions=" + actions)
-	parsed := new(goovs.Flow)
-	if parsed.UnmarshalText([]byte(line)) == nil {
-		f.Flow = parsed
-	}
+	f.Flow = libraryFlow(line)
 	return f, nil
+}
+
+// libraryFlow is line as go-openvswitch reads it, or nil. Its parser panics on some
+// texts that it does not expect, a stray ")" for one.
+func libraryFlow(line string) (f *goovs.Flow) {
+	defer func() {
+		if recover() != nil {
+			f = nil
+		}
+	}()
+	f = new(goovs.Flow)
+	if f.UnmarshalText([]byte(line)) != nil {
+		return nil
+	}
+	return f
 }

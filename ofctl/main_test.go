@@ -1,0 +1,9 @@
+package ofctl_test
+
+import (
+	"testing"
+
+	"github.com/viasnet/vias/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
