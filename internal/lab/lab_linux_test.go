@@ -8,13 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netns"
 
 	"github.com/viasnet/vias/internal/itest"
+	"github.com/viasnet/vias/internal/underlay"
 )
 
 // TestMain lets the test binary play the ends of the ping-pong, and the lab that
@@ -64,6 +67,46 @@ func requireNothingLeft(t *testing.T, cfg Config, d stateData) {
 	require.ErrorIs(t, Down(t.Context(), cfg), fs.ErrNotExist)
 }
 
+// echoed sends a few packets of so many bytes and tells whether one was answered.
+func echoed(t *testing.T, l *Lab, ns string, to fmt.Stringer, size, count int) bool {
+	_, err := l.in(t.Context(), ns, "ping", "-q", "-n", "-i0.2", "-W0.5", "-Mdo",
+		fmt.Sprintf("-c%d", count), fmt.Sprintf("-s%d", size-28), to.String())
+	return err == nil
+}
+
+// reaches: one answer of several is enough: switches learn, and machines are busy.
+func reaches(t *testing.T, l *Lab, ns string, to fmt.Stringer, size int, what string) {
+	t.Helper()
+	for try := 0; !echoed(t, l, ns, to, size, 1); try++ {
+		require.Less(t, try, 10, what)
+	}
+}
+
+func isCutOff(t *testing.T, l *Lab, ns string, to fmt.Stringer, what string) {
+	t.Helper()
+	require.False(t, echoed(t, l, ns, to, 100, 2), what)
+}
+
+// preflight runs the node's own checks on a host. Its goroutine keeps its thread,
+// which ends in the host's namespace.
+func preflight(t *testing.T, h *Host) []underlay.Finding {
+	found := make(chan []underlay.Finding, 1)
+	go func() {
+		defer close(found)
+		runtime.LockOSThread()
+		ns, err := netns.GetFromName(h.Namespace)
+		if err != nil {
+			return
+		}
+		defer ns.Close()
+		if netns.Set(ns) == nil {
+			found <- underlay.Preflight(t.Context(), underlay.CheckConfig{
+				Config: underlay.Config{Device: bridge, Uplink: uplink}, UserspaceDatapath: true})
+		}
+	}()
+	return <-found
+}
+
 func TestIntegrationLab(t *testing.T) {
 	itest.Require(t, append(programs(), "ping")...)
 	ctx, cfg := t.Context(), testConfig(testRoot(t))
@@ -74,42 +117,31 @@ func TestIntegrationLab(t *testing.T) {
 	require.ErrorContains(t, err, "one is up already")
 
 	h1, h2 := l.hosts[0], l.hosts[1]
-	ping := func(ns string, to fmt.Stringer, size int, tries int) bool {
-		_, err := l.in(ctx, ns, "ping", "-q", "-n", "-i0.2", "-W0.5", "-Mdo", fmt.Sprintf("-c%d", tries),
-			fmt.Sprintf("-s%d", size-28), to.String())
-		return err == nil
+	reaches(t, l, h1.Namespace, h2.Addr, 1500, "host to host by the bridges, full size")
+	reaches(t, l, h1.Namespace, gateway(), 1500, "host to the provider")
+	findings := preflight(t, h1)
+	require.Len(t, findings, 5)
+	for _, f := range findings {
+		require.True(t, f.OK, "%+v", f)
 	}
-	// One answer of several is enough: switches learn, and machines are busy.
-	reaches := func(ns string, to fmt.Stringer, size int, what string) {
-		t.Helper()
-		for try := 0; !ping(ns, to, size, 1); try++ {
-			require.Less(t, try, 10, what)
-		}
-	}
-	isCutOff := func(ns string, to fmt.Stringer, what string) {
-		t.Helper()
-		require.False(t, ping(ns, to, 100, 2), what)
-	}
-	reaches(h1.Namespace, h2.Addr, 1500, "host to host by the bridges, full size")
-	reaches(h1.Namespace, gateway(), 1500, "host to the provider")
 	c1, c2, far := h1.Containers[0], h1.Containers[1], h2.Containers[0]
 	isolated := func() {
 		t.Helper()
-		reaches(c1.Namespace, c2.Addr, 1400, "containers of one host")
-		isCutOff(c1.Namespace, far.Addr, "containers of two hosts, without nodes")
+		reaches(t, l, c1.Namespace, c2.Addr, 1400, "containers of one host")
+		isCutOff(t, l, c1.Namespace, far.Addr, "containers of two hosts, without nodes")
 		require.NoError(t, l.ip(ctx, c1.Namespace, "route replace 10.99.0.0/24 dev eth0"))
-		isCutOff(c1.Namespace, gateway(), "a container and the underlay")
-		isCutOff(c1.Namespace, h1.Addr, "a container and its host")
+		isCutOff(t, l, c1.Namespace, gateway(), "a container and the underlay")
+		isCutOff(t, l, c1.Namespace, h1.Addr, "a container and its host")
 	}
 	isolated()
 	require.NoError(t, l.ovs[0].RestartVswitchd(ctx, true))
 	isolated()
-	reaches(h1.Namespace, h2.Addr, 1500, "after the restart of a switch")
+	reaches(t, l, h1.Namespace, h2.Addr, 1500, "after the restart of a switch")
 
 	require.NoError(t, l.nativeOn(ctx))
-	reaches(c1.Namespace, far.Addr, 1400, "native")
+	reaches(t, l, c1.Namespace, far.Addr, 1400, "native")
 	require.NoError(t, l.nativeOff(ctx))
-	isCutOff(c1.Namespace, far.Addr, "native no more")
+	isCutOff(t, l, c1.Namespace, far.Addr, "native no more")
 
 	r, err := l.Measure(ctx, MeasureConfig{Duration: time.Second, Rounds: 2, NativeOnly: true})
 	require.NoError(t, err)

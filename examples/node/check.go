@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/nodeapi"
+	"github.com/viasnet/vias/internal/nodecfg"
+	"github.com/viasnet/vias/internal/underlay"
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
+)
+
+// errChecked: a check found something, and printed it.
+var errChecked = errors.New("a requirement is not met")
+
+// checkTime bounds one check.
+const checkTime = 5 * time.Second
+
+// checkCommand prints every requirement of a configuration with what to do about
+// it. It changes nothing for good.
+func checkCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	set := flags("check", stderr)
+	path := configFlag(set)
+	if err := parse(set, args, 0); err != nil {
+		return err
+	}
+	cfg, err := load(*path)
+	if err != nil {
+		return err
+	}
+	findings := preflight(ctx, cfg)
+	bad := 0
+	for _, f := range findings {
+		if err := printFinding(stdout, f); err != nil {
+			return err
+		}
+		if !f.OK {
+			bad++
+		}
+	}
+	if bad > 0 {
+		fmt.Fprintf(stdout, "%d of %d requirements are not met\n", bad, len(findings))
+		return errChecked
+	}
+	_, err = fmt.Fprintf(stdout, "all %d requirements are met\n", len(findings))
+	return err
+}
+
+func printFinding(out io.Writer, f underlay.Finding) error {
+	word, detail := "ok ", f.Detail
+	if !f.OK {
+		word = "bad"
+	}
+	if detail != "" {
+		detail = ": " + detail
+	}
+	_, err := fmt.Fprintf(out, "%s  %s%s\n", word, f.What, detail)
+	if err == nil && !f.OK && f.Remedy != "" {
+		_, err = fmt.Fprintf(out, "     -> %s\n", f.Remedy)
+	}
+	return err
+}
+
+// preflight makes all checks.
+func preflight(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
+	quick, cancel := context.WithTimeout(ctx, checkTime)
+	_, err := nodeapi.Client{Socket: cfg.Status}.Status(quick)
+	cancel()
+	running := err == nil // it holds what is checked here
+	list := []underlay.Finding{
+		checkIdentity(cfg),
+		checkSocket(cfg, running),
+		checkListen(ctx, cfg, running),
+		checkRendezvous(ctx, cfg, running),
+		checkTAP(ctx, cfg, running),
+	}
+	if cfg.Bridge == "" {
+		return list
+	}
+	list = append(list, checkSwitch(ctx, cfg)...)
+	list = append(list, checkMTU(cfg))
+	db := database{cfg.OVSDB}
+	kind, dbErr := db.get(ctx, "bridge", cfg.Bridge, "datapath_type")
+	list = append(list, db.checkTags(ctx, cfg))
+	return append(list, underlay.Preflight(ctx, underlay.CheckConfig{
+		Config: underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink},
+		Ports:  bypass.PortRange(cfg.Ports),
+		// Without an answer the stricter case is checked.
+		UserspaceDatapath: dbErr != nil || kind == "netdev",
+	})...)
+}
+
+// finding is ok when err is nil.
+func finding(what, detail string, err error, remedy string) underlay.Finding {
+	if err != nil {
+		return underlay.Finding{What: what, Detail: oneLine(err), Remedy: remedy}
+	}
+	return underlay.Finding{What: what, OK: true, Detail: detail}
+}
+
+func checkIdentity(cfg *nodecfg.Config) underlay.Finding {
+	const what = "identity"
+	id, err := overlay.LoadIdentity(cfg.Identity)
+	switch {
+	case err == nil:
+		return finding(what, id.ID().String(), nil, "")
+	case errors.Is(err, fs.ErrNotExist):
+		return finding(what, "it will be made", writable(filepath.Dir(cfg.Identity)),
+			"make the directory, for this user: install -d -m 700 "+filepath.Dir(cfg.Identity))
+	}
+	return finding(what, "", err, "chmod 600 "+cfg.Identity+" if nobody has read it, or remove it for a new identity")
+}
+
+// writable tells whether files can be made in dir.
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".vias-check-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+func checkSocket(cfg *nodecfg.Config, running bool) underlay.Finding {
+	if running {
+		return finding("status socket", "a node answers", nil, "")
+	}
+	return finding("status socket", cfg.Status, writable(filepath.Dir(cfg.Status)),
+		"make the directory: install -d -m 755 "+filepath.Dir(cfg.Status))
+}
+
+const held = "the running node has it"
+
+func checkListen(ctx context.Context, cfg *nodecfg.Config, running bool) underlay.Finding {
+	what := "overlay address " + cfg.Listen.String() + "/udp"
+	if running {
+		return finding(what, held, nil, "")
+	}
+	c, err := new(net.ListenConfig).ListenPacket(ctx, "udp", cfg.Listen.String())
+	if err == nil {
+		err = c.Close()
+	}
+	return finding(what, "free", err, "give this host the address (ip addr), or end who has the port (ss -lunp)")
+}
+
+func checkRendezvous(ctx context.Context, cfg *nodecfg.Config, running bool) underlay.Finding {
+	if serve := cfg.Signal.Serve; serve.IsValid() && !running {
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", serve.String())
+		if err == nil {
+			err = ln.Close()
+		}
+		return finding("rendezvous, served here on "+serve.String(), "free", err,
+			"give this host the address (ip addr), or end who has the port (ss -ltnp)")
+	}
+	d := net.Dialer{Timeout: checkTime}
+	c, err := d.DialContext(ctx, "tcp", cfg.Signal.TCP.String())
+	if err == nil {
+		err = c.Close()
+	}
+	return finding("rendezvous "+cfg.Signal.TCP.String(), "it answers", err,
+		"start the node that serves it, and let TCP through; nodes wait for it")
+}
+
+func checkTAP(ctx context.Context, cfg *nodecfg.Config, running bool) underlay.Finding {
+	what := "TAP device " + cfg.TAP.Name
+	if running {
+		return finding(what, held, nil, "")
+	}
+	// Under another name: the bridge may wait for the right one.
+	name := fmt.Sprintf("viaschk%d", os.Getpid()%1e7)
+	d, err := tap.LinuxConfig{Name: name, MTU: cfg.TAP.MTU, LeaveDown: true}.Open(ctx)
+	if err == nil {
+		err = d.Close()
+	}
+	return finding(what, fmt.Sprintf("it can be made, with an MTU of %d", cfg.TAP.MTU), err,
+		"run as root or with CAP_NET_ADMIN, with /dev/net/tun (modprobe tun)")
+}
+
+// checkMTU: a workload's packet must fit the underlay as it is.
+func checkMTU(cfg *nodecfg.Config) underlay.Finding {
+	what := "the uplink takes the workloads' packets"
+	i, err := net.InterfaceByName(cfg.Uplink)
+	if err != nil {
+		return finding(what, "", err, "check the uplink's name")
+	}
+	if i.MTU < cfg.TAP.MTU {
+		err = fmt.Errorf("%s has an MTU of %d, the workloads of %d", cfg.Uplink, i.MTU, cfg.TAP.MTU)
+	}
+	return finding(what, fmt.Sprintf("MTU %d for workloads' %d", i.MTU, cfg.TAP.MTU), err,
+		"lower tap.mtu and the workloads' MTU, or raise the uplink's")
+}

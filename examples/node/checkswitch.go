@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/viasnet/vias/internal/nodecfg"
+	"github.com/viasnet/vias/internal/underlay"
+	"github.com/viasnet/vias/ofctl"
+)
+
+// checkSwitch connects to the bridge as the node does.
+func checkSwitch(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	what := "OpenFlow 1.3 on " + cfg.OpenFlow
+	sw, err := ofctl.Dial(ctx, cfg.OpenFlow, ofctl.Config{})
+	if err != nil {
+		return []underlay.Finding{finding(what, "", err,
+			"start Open vSwitch, make the bridge (ovs-vsctl add-br "+cfg.Bridge+"), let this user open its .mgmt socket")}
+	}
+	defer sw.Close()
+	list := []underlay.Finding{
+		finding(what, "it answers", nil, ""),
+		finding("the switch can bypass", "", lacks(sw.Features()), "Open vSwitch 2.13 or later has all of it"),
+	}
+	ports, err := sw.Ports(ctx)
+	if err == nil {
+		err = absent(cfg, ports)
+	}
+	return append(list, finding("ports of "+cfg.Bridge, "uplink and endpoints are there", err,
+		"ovs-vsctl add-port "+cfg.Bridge+" PORT; the node waits for endpoints' ports"))
+}
+
+// lacks names the extensions that are missing.
+func lacks(f ofctl.Features) error {
+	var errs []error
+	for c, name := range map[ofctl.Capabilities]string{
+		ofctl.CapBundle: "atomic bundles", ofctl.CapFragMatch: "nw_frag", ofctl.CapPortMask: "masked ports",
+	} {
+		if !f.Capabilities.Has(c) {
+			errs = append(errs, errors.New("it lacks "+name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// absent names the ports that the configuration has and the bridge has not.
+func absent(cfg *nodecfg.Config, ports []ofctl.Port) error {
+	has := func(name string, no uint32) bool {
+		return slices.ContainsFunc(ports, func(p ofctl.Port) bool { return p.Name == name || no != 0 && p.No == no })
+	}
+	var names []string
+	if !has(cfg.Uplink, 0) {
+		names = append(names, cfg.Uplink)
+	}
+	for _, e := range cfg.Endpoints {
+		if !has(e.Port, e.Ofport) {
+			names = append(names, fmt.Sprintf("%s (%s)", e.Port, e.Name))
+		}
+	}
+	if len(names) > 0 {
+		return errors.New("missing: " + strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// database is Open vSwitch's, by ovs-vsctl.
+type database struct{ addr string }
+
+// get reads a column; "" for an empty one.
+func (d database) get(ctx context.Context, table, record, column string) (string, error) {
+	args := []string{"--timeout=5"}
+	if d.addr != "" {
+		args = append(args, "--db="+d.addr)
+	}
+	var stderr strings.Builder
+	cmd := exec.CommandContext(ctx, "ovs-vsctl", append(args, "get", table, record, column)...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("ovs-vsctl: %w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.Trim(strings.TrimSpace(string(out)), `[]"`), nil
+}
+
+// checkTags: the isolation of workloads and provider must live in the database, since
+// a switch that restarts has no flows.
+func (d database) checkTags(ctx context.Context, cfg *nodecfg.Config) underlay.Finding {
+	what := "VLAN tags keep workloads and the provider's network apart"
+	remedy := fmt.Sprintf("ovs-vsctl set port PORT tag=7 for %s and each endpoint's port, and trunks=0 for %s and %s",
+		cfg.TAP.Name, cfg.Uplink, cfg.Bridge)
+	tag, err := d.get(ctx, "port", cfg.TAP.Name, "tag")
+	if err != nil || tag == "" {
+		if err == nil {
+			err = errors.New(cfg.TAP.Name + " has no tag")
+		}
+		return finding(what, "", err, remedy)
+	}
+	for _, e := range cfg.Endpoints {
+		if e.Port == "" {
+			continue
+		}
+		t, err := d.get(ctx, "port", e.Port, "tag")
+		if err == nil && t != tag {
+			err = fmt.Errorf("%s has tag %q, %s has %s", e.Port, t, cfg.TAP.Name, tag)
+		}
+		if err != nil {
+			return finding(what, "", err, remedy)
+		}
+	}
+	for _, port := range []string{cfg.Uplink, cfg.Bridge} {
+		if err := d.apart(ctx, port, tag); err != nil {
+			return finding(what, "", err, remedy)
+		}
+	}
+	return finding(what, "workloads have tag "+tag, nil, "")
+}
+
+// apart tells whether port does not carry the VLAN tag.
+func (d database) apart(ctx context.Context, port, tag string) error {
+	own, err := d.get(ctx, "port", port, "tag")
+	if err != nil {
+		return err
+	}
+	trunks, err := d.get(ctx, "port", port, "trunks")
+	if err != nil {
+		return err
+	}
+	carries := trunks == "" || slices.Contains(strings.Split(strings.ReplaceAll(trunks, " ", ""), ","), tag)
+	if own == tag || own == "" && carries {
+		return fmt.Errorf("%s carries the workloads' VLAN %s", port, tag)
+	}
+	return nil
+}

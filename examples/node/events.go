@@ -1,0 +1,61 @@
+package main
+
+import (
+	"iter"
+
+	"github.com/viasnet/vias"
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/overlay"
+)
+
+// logEvents logs what happens until the Network ends.
+func (n *node) logEvents(events iter.Seq[vias.Event]) {
+	for e := range events {
+		n.logEvent(e)
+	}
+}
+
+func (n *node) logEvent(e vias.Event) {
+	switch e := e.(type) {
+	case vias.PeerUp:
+		n.log.Info("peer is linked", "peer", n.peerName(e.Peer))
+	case vias.PeerDown:
+		n.log.Warn("peer is not linked any more", "peer", n.peerName(e.Peer), "err", e.Err)
+	case vias.EndpointUp:
+		n.log.Info("endpoint is up", "peer", n.peerName(e.Peer), "endpoint", e.Name, "mac", e.MAC.String())
+	case vias.EndpointDown:
+		n.log.Info("endpoint is down", "peer", n.peerName(e.Peer), "endpoint", e.Name, "mac", e.MAC.String())
+	case vias.Conflict:
+		n.log.Warn("a peer announced an address that is taken", "claimer", n.peerName(e.Claimer), "holder", n.peerName(e.Holder),
+			"mac", e.MAC.String(), "ip", e.IP)
+	case vias.FlowChanged:
+		n.logFlow(e)
+	case vias.Lagged:
+		n.log.Warn("events were lost; see node status", "count", e.N)
+	}
+}
+
+func (n *node) logFlow(e vias.FlowChanged) {
+	words := []any{"flow", e.Flow.String(), "peer", n.peerName(e.Peer), "state", e.State.String()}
+	switch {
+	case e.State == bypass.Bypassed:
+		n.log.Info("flow is bypassed", words...)
+	case e.State == bypass.OnOverlay && e.Reason != bypass.ReasonNone:
+		n.log.Info("flow is on the overlay", append(words, "reason", e.Reason.String())...)
+	default:
+		n.log.Debug("flow changes", words...)
+	}
+}
+
+// peerName is how the configuration calls a peer; "us" for the zero ID.
+func (n *node) peerName(id overlay.PeerID) string {
+	if id.IsZero() {
+		return "us"
+	}
+	for _, p := range n.cfg.Peers {
+		if p.ID == id {
+			return p.Name
+		}
+	}
+	return id.Short()
+}

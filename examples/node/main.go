@@ -1,0 +1,143 @@
+// Command node is a complete vias node as a program: an overlay to its peers, and,
+// where it has an Open vSwitch bridge, the bypass.
+//
+//	node -config node.json            run until SIGTERM or SIGINT
+//	node check -config node.json      is all there that it needs?
+//	node status -config node.json     peers, paths, flows and why they are where they are
+//	node policy -config node.json X   replace the policy: bypass, overlay or JSON
+//	node id -identity FILE            print the peer ID, making the identity if need be
+//
+// The least node.json, for the overlay only; 10.99.0.1 is this host, and it serves
+// the rendezvous too:
+//
+//	{
+//	  "identity": "/var/lib/vias/identity.pem",
+//	  "network": "blue",
+//	  "signal": {"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"},
+//	  "listen": "10.99.0.1:7400",
+//	  "tap": {"name": "vias0"},
+//	  "endpoints": [{"name": "c1", "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1"]}],
+//	  "peers": [{"id": "PEER-ID, as the other host's `node id` prints it", "name": "h2"}],
+//	  "policy": {},
+//	  "trust": {},
+//	  "status": "/run/vias/status.sock"
+//	}
+//
+// and what it takes besides to bypass:
+//
+//	"bridge": "br0", "openflow": "unix:/run/openvswitch/br0.mgmt", "uplink": "eth0",
+//	"policy": {"default": "bypass", "rules": [{"port": 22, "action": "overlay"}]},
+//
+// with a "port" (the name of its port of the bridge) for each endpoint. Package
+// internal/nodecfg documents every field.
+//
+// The node waits for what is not there yet: switch, rendezvous, peers, ports of the
+// bridge, its own address. It says so in its log. The exit code is 0 after an
+// orderly end, 1 after a failure, 2 for a wrong command line or configuration. A
+// second signal ends it at once; what it then leaves in the switch goes with its
+// lease.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/viasnet/vias/internal/nodecfg"
+)
+
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+
+// errUsage: the command line or the configuration is wrong.
+var errUsage = errors.New("usage")
+
+// command is a subcommand.
+type command func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+
+// run is main without its process: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	name := ""
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		name, args = args[0], args[1:]
+	}
+	commands := map[string]command{
+		"": runCommand, "run": runCommand, "check": checkCommand, "status": statusCommand,
+		"policy": policyCommand, "id": idCommand,
+	}
+	do := commands[name]
+	if do == nil {
+		fmt.Fprintf(stderr, "node: no command %q: there are run, check, status, policy and id\n", name)
+		return 2
+	}
+	err := do(ctx, args, stdout, stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errChecked):
+		return 1 // all is said
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(stderr, "node:", oneLine(err))
+		return 2
+	}
+	fmt.Fprintln(stderr, "node:", oneLine(err))
+	return 1
+}
+
+// usageError makes err one for exit code 2, without a word more.
+type usageError struct{ error }
+
+func (usageError) Is(target error) bool { return target == errUsage }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// oneLine joins the lines that errors.Join makes.
+func oneLine(err error) string {
+	return strings.Join(strings.Split(strings.TrimSpace(err.Error()), "\n"), "; ")
+}
+
+// flags is a flag set whose mistakes are usage errors.
+func flags(name string, stderr io.Writer) *flag.FlagSet {
+	set := flag.NewFlagSet(name, flag.ContinueOnError)
+	set.SetOutput(stderr)
+	return set
+}
+
+// parse reads a command line that may have at most n arguments behind its flags.
+func parse(set *flag.FlagSet, args []string, n int) error {
+	output := set.Output()
+	set.SetOutput(io.Discard) // the error says what is wrong, in one line
+	err := set.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		set.SetOutput(output)
+		fmt.Fprintf(output, "node %s:\n", set.Name())
+		set.PrintDefaults()
+		return err
+	case err != nil:
+		return usageError{err}
+	case set.NArg() > n:
+		return usageError{fmt.Errorf("%s: unexpected argument %q", set.Name(), set.Arg(n))}
+	}
+	return nil
+}
+
+// configFlag adds -config.
+func configFlag(set *flag.FlagSet) *string {
+	return set.String("config", "", "the node's configuration `file`")
+}
+
+// load reads the configuration.
+func load(path string) (*nodecfg.Config, error) {
+	if path == "" {
+		return nil, usageError{errors.New("-config FILE is missing")}
+	}
+	cfg, err := nodecfg.Load(path)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
+}

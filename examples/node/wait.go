@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/overlay/icedtls"
+	"github.com/viasnet/vias/overlay/tcpsignal"
+)
+
+// retryTime is how often the node looks for what is missing.
+const retryTime = time.Second
+
+// missing logs what the node waits for, once per reason, and waits a little.
+type missing struct {
+	node *node
+	what string
+	last string
+}
+
+// pause returns false when ctx ended.
+func (m *missing) pause(ctx context.Context, err error) bool {
+	if reason := oneLine(err); reason != m.last && ctx.Err() == nil {
+		m.node.log.Warn("waiting for "+m.what, "reason", reason)
+		m.last = reason
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(retryTime):
+		return true
+	}
+}
+
+// found ends a wait.
+func (m *missing) found() {
+	if m.last != "" {
+		m.node.log.Info("no longer waiting for " + m.what)
+		m.last = ""
+	}
+}
+
+// transport opens the overlay, as soon as its address is there and free.
+func (n *node) transport() overlay.Opener {
+	listen := n.cfg.Listen
+	open := icedtls.Open(icedtls.Config{
+		Signal:          tcpsignal.Dial(n.cfg.Signal.TCP.String()),
+		Listen:          listen,
+		IncludeLoopback: listen.Addr().IsLoopback(),
+		// A path through the overlay's own device would be a loop.
+		Interfaces: func(name string) bool { return name != n.cfg.TAP.Name },
+	})
+	return func(ctx context.Context, env overlay.Env) (overlay.Transport, error) {
+		m := missing{node: n, what: "the overlay's address " + listen.String()}
+		for {
+			t, err := open(ctx, env)
+			var op *net.OpError
+			switch {
+			case err == nil:
+				m.found()
+				return t, nil
+			case !errors.As(err, &op) || op.Op != "listen":
+				return nil, err
+			}
+			if !m.pause(ctx, err) {
+				return nil, ctx.Err()
+			}
+		}
+	}
+}
+
+// rendezvous serves the other nodes.
+func (n *node) rendezvous(ctx context.Context) error {
+	addr := n.cfg.Signal.Serve.String()
+	m := missing{node: n, what: "the rendezvous' address " + addr}
+	for {
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+		if err == nil {
+			m.found()
+			n.log.Info("serving the rendezvous", "addr", addr)
+			err = tcpsignal.Serve(ctx, ln, tcpsignal.ServerConfig{Logger: n.log})
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !m.pause(ctx, err) {
+			return nil
+		}
+	}
+}
