@@ -21,7 +21,7 @@
 //	network, err := vias.New(vias.Config{
 //		Name:      "blue",
 //		Identity:  identity,
-//		Transport: icedtls.Open(icedtls.Config{Signaler: tcpsignal.Dial("rendezvous:7000")}),
+//		Transport: icedtls.Open(icedtls.Config{Signal: tcpsignal.Dial("rendezvous:7000")}),
 //		Device:    tap.Linux("vias0"),
 //	})
 //	...

@@ -194,9 +194,8 @@ func (l *loop) disproven(p *peer, now time.Time) {
 			l.publish(e, now)
 		}
 	}
-	round := p.proof.round
 	l.timers.add(now.Add(l.cfg.Drain), func() {
-		if l.known(p) && p.proof.phase == proofFailed && p.proof.round == round {
+		if l.known(p) && p.proof.phase != proofListening && p.proof.phase != proofProbing && p.proof.phase != proofFresh {
 			l.unlisten(p)
 		}
 	})
@@ -379,8 +378,9 @@ func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 
 // unlisten takes the Listen rules of a failed round down.
 func (l *loop) unlisten(p *peer) {
-	if rules := p.proof.listenRules(); len(rules) > 0 {
-		l.enqueue(Change{Remove: rules}, func(error) {}) // or they end by themselves
+	if len(p.proof.installed) > 0 {
+		l.enqueue(Change{Remove: p.proof.installed}, func(error) {}) // or they end by themselves
+		p.proof.installed = nil
 	}
 }
 

@@ -191,6 +191,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 	if p.phase != proofProbing || h.ok {
 		return nil
 	}
+	h.size = max(h.size, pr.size)
 	if rtt := now.Sub(h.sentAt); n == h.n && (h.rtt == 0 || rtt < h.rtt) {
 		h.rtt = max(rtt, 1)
 	}
@@ -198,9 +199,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 		return nil // an answer to an earlier probe, or a slow one: the next may be better
 	}
 	h.ok = true
-	if pr.size < p.mtu {
-		p.mtu = pr.size // only a small one came through
-	}
+	p.mtu = min(p.mtu, h.size) // less than full size if only small ones came through
 	return p.report(now)
 }
 

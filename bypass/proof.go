@@ -37,7 +37,8 @@ type proof struct {
 	local, remote netip.Addr
 	route         Route
 	mine, theirs  []uint16
-	listen        [4]uint32 // rule IDs
+	listen        [4]uint32 // rule IDs, the same in every round
+	installed     []Rule    // Listen rules that may be in the switch
 
 	half   [2]half // our probes, by proto: UDP, TCP
 	peer   bool    // the peer's Result was good
@@ -58,7 +59,7 @@ type half struct {
 	n        uint32    // of the last request
 	sentAt   time.Time // of the last request
 	ok       bool
-	full     bool
+	size     int // longest answered request: what the path takes
 	rtt      time.Duration
 	waiting  time.Time // first ping without an answer since; zero = none
 	seq, num uint32    // TCP: next to send, next expected
@@ -130,8 +131,9 @@ func (p *proof) ask(local netip.Addr, mtu int, now time.Time) []proofAction {
 }
 
 func (p *proof) begin(round uint64, now time.Time) {
-	cfg, tries, listen, phase, reason := p.cfg, p.tries, p.listen, p.phase, p.reason
-	*p = proof{cfg: cfg, tries: tries, listen: listen, reason: reason, round: round, since: now, deadline: now.Add(proofRound)}
+	phase := p.phase
+	*p = proof{cfg: p.cfg, tries: p.tries, listen: p.listen, installed: p.installed, reason: p.reason,
+		round: round, since: now, deadline: now.Add(proofRound)}
 	if phase != proofFailed {
 		p.reason = ReasonProving
 	}
@@ -146,8 +148,7 @@ func (p *proof) challenged(m message, route Route, now time.Time) []proofAction 
 	if r := p.accept(m, route); r != ReasonNone {
 		return p.fail(r, now)
 	}
-	p.phase = proofListening
-	return []proofAction{apply{Change{Add: p.listenRules()}}}
+	return p.listenNow()
 }
 
 // responded goes on with a Response (lower end).
@@ -159,8 +160,7 @@ func (p *proof) responded(m message, route Route, now time.Time) []proofAction {
 		return p.fail(r, now)
 	}
 	p.theirs = m.Ports
-	p.phase = proofListening
-	return []proofAction{apply{Change{Add: p.listenRules()}}}
+	return p.listenNow()
 }
 
 // accept checks what the peer says of itself, and derives the key.
@@ -190,6 +190,13 @@ func (p *proof) accept(m message, route Route) Reason {
 	return ReasonNone
 }
 
+// listenNow replaces an earlier round's Listen rules, if there are any: their IDs
+// are the same.
+func (p *proof) listenNow() []proofAction {
+	p.phase, p.installed = proofListening, p.listenRules()
+	return []proofAction{apply{Change{Add: p.installed}}}
+}
+
 // anybody may have sent a probe: its MAC tells who did.
 var anybody = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 
@@ -199,9 +206,6 @@ func (p *proof) listenRules() []Rule {
 	for i := range p.listen {
 		if p.listen[i] == 0 {
 			p.listen[i] = p.cfg.ruleID()
-		}
-		if len(p.mine) != 2 {
-			continue
 		}
 		rules = append(rules, Rule{ID: p.listen[i], Direction: Listen, Flow: Flow{Proto: []Proto{UDP, TCP}[i%2]},
 			Local: netip.AddrPortFrom(p.local, p.mine[i/2]), Remote: anybody, Hard: p.cfg.lease})

@@ -17,10 +17,10 @@ func (n *node) logEvents(events iter.Seq[vias.Event]) {
 
 func (n *node) logEvent(e vias.Event) {
 	switch e := e.(type) {
-	case vias.PeerUp:
-		n.log.Info("peer is linked", "peer", n.peerName(e.Peer))
+	case vias.PeerUp: // the Network logs these two itself, by ID
+		n.log.Debug("peer is linked", "peer", n.peerName(e.Peer))
 	case vias.PeerDown:
-		n.log.Warn("peer is not linked any more", "peer", n.peerName(e.Peer), "err", e.Err)
+		n.log.Debug("peer is not linked any more", "peer", n.peerName(e.Peer), "err", e.Err)
 	case vias.EndpointUp:
 		n.log.Info("endpoint is up", "peer", n.peerName(e.Peer), "endpoint", e.Name, "mac", e.MAC.String())
 	case vias.EndpointDown:

@@ -153,6 +153,7 @@ func (n *node) intend(ctx context.Context) error {
 		if err := n.network.AddPeer(p.ID); err != nil {
 			return err
 		}
+		n.log.Info("peer added", "peer", p.ID.Short(), "name", p.Name)
 	}
 	for _, e := range n.cfg.Endpoints {
 		// Its port of the switch follows, when the switch is there; the overlay need

@@ -53,9 +53,17 @@ func parseFlows(text string) []dumped {
 	return out
 }
 
-// splitActions splits at commas outside of parentheses.
+// splitActions splits at commas outside of parentheses; what write_actions writes
+// counts as actions too.
 func splitActions(text string) []string {
 	var out []string
+	add := func(a string) {
+		if inner, ok := strings.CutPrefix(a, "write_actions("); ok {
+			out = append(out, splitActions(strings.TrimSuffix(inner, ")"))...)
+			return
+		}
+		out = append(out, a)
+	}
 	depth, start := 0, 0
 	for i, r := range text {
 		switch {
@@ -64,11 +72,12 @@ func splitActions(text string) []string {
 		case r == ')':
 			depth--
 		case r == ',' && depth == 0:
-			out = append(out, text[start:i])
+			add(text[start:i])
 			start = i + 1
 		}
 	}
-	return append(out, text[start:])
+	add(text[start:])
+	return out
 }
 
 // sets tells whether a flow rewrites field (as OpenFlow 1.3 names it) to value.

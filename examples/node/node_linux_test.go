@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/internal/itest"
+	"github.com/viasnet/vias/internal/lab"
+	"github.com/viasnet/vias/internal/nodeapi"
+)
+
+const bridge = "br0"
+
+// traces is what a node could leave on a host.
+type traces struct {
+	flows, groups, links, sockets, pids []string
+	nft                                 string
+}
+
+// testLab is a lab of two hosts and the test that uses it.
+type testLab struct {
+	*lab.Lab
+	t *testing.T
+}
+
+// in runs a program in a namespace and returns its lines, sorted.
+func (l testLab) in(ns string, args ...string) []string {
+	l.t.Helper()
+	out, err := exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...).Output()
+	require.NoError(l.t, err, "%q", args)
+	return sorted(string(out))
+}
+
+func sorted(text string) (lines []string) {
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func (l testLab) look(h *lab.Host) traces {
+	l.t.Helper()
+	dump := func(what string) []string {
+		out, err := l.OVS(h.Index).Ofctl(context.Background(), "--no-stats", what, bridge)
+		require.NoError(l.t, err)
+		return sorted(out)
+	}
+	pids, err := exec.Command("ip", "netns", "pids", h.Namespace).Output()
+	require.NoError(l.t, err)
+	return traces{
+		flows: dump("dump-flows"), groups: dump("dump-groups"),
+		links:   l.in(h.Namespace, "ls", "/sys/class/net"),
+		sockets: l.in(h.Namespace, "ss", "-Hlntu"),
+		nft:     strings.Join(l.in(h.Namespace, "nft", "list", "ruleset"), "\n"),
+		pids:    sorted(string(pids)),
+	}
+}
+
+// start starts a background program in a namespace; the test's end kills it.
+func (l testLab) start(ns string, args ...string) *os.Process {
+	l.t.Helper()
+	cmd := exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...)
+	require.NoError(l.t, cmd.Start())
+	l.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process
+}
+
+// logs shows what the nodes said of a test that failed.
+func (l testLab) logs() {
+	if !l.t.Failed() {
+		return
+	}
+	for _, h := range l.Hosts() {
+		log, _ := os.ReadFile(h.Log())
+		l.t.Logf("host %d:\n%s", h.Index, log)
+	}
+}
+
+// eventually polls.
+func (l testLab) eventually(limit time.Duration, what string, ok func() bool) {
+	l.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(limit); !ok(); {
+		select {
+		case <-tick.C:
+		case <-end:
+			require.FailNow(l.t, "not in time: "+what)
+		}
+	}
+}
+
+// bypassed tells whether both nodes have the test's data connection on the bypass.
+func (l testLab) bypassed() bool {
+	for _, h := range l.Hosts() {
+		s, err := l.Node(h.Index).Status(context.Background())
+		if err != nil || !slices.ContainsFunc(s.Flows, func(f nodeapi.Flow) bool {
+			return f.State == nodeapi.FlowBypassed && f.RuleBytes > 100_000
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// traffic starts a connection between the two containers, and waits until it is
+// bypassed.
+func (l testLab) traffic() {
+	l.t.Helper()
+	client, server := l.Hosts()[0].Containers[0], l.Hosts()[1].Containers[0]
+	l.start(server.Namespace, "iperf3", "-s", "-1", "-p", "5999")
+	l.eventually(5*time.Second, "the server listens", func() bool {
+		return strings.Contains(strings.Join(l.in(server.Namespace, "ss", "-Hlnt"), " "), ":5999")
+	})
+	l.start(client.Namespace, "iperf3", "-c", server.Addr.String(), "-p", "5999", "-b", "5M", "-t", "60")
+	l.eventually(15*time.Second, "the flow is bypassed", l.bypassed)
+}
+
+// extra are lines of now that were not there before.
+func extra(now, before []string) (list []string) {
+	for _, line := range now {
+		if !slices.Contains(before, line) {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+func TestIntegrationNode(t *testing.T) {
+	itest.Require(t, "ip", "ss", "nft", "iperf3", "ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovs-ofctl")
+	root, err := os.MkdirTemp("", "vn") // t.TempDir is too long for sockets
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
+	up, err := lab.Up(t.Context(), lab.Config{Prefix: "vn" + filepath.Base(root)[2:] + "-", Root: root})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, up.Down(context.Background())) })
+	l := testLab{up, t}
+	t.Cleanup(l.logs)
+	before := map[*lab.Host]traces{}
+	for _, h := range l.Hosts() {
+		before[h] = l.look(h)
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	t.Setenv(playNode, "1") // to whom the lab starts
+
+	require.NoError(t, l.StartNodes(t.Context(), self))
+	l.checkCommand(self)
+	l.traffic()
+	for _, h := range l.Hosts() {
+		require.NoError(t, syscall.Kill(l.NodePID(h.Index), syscall.SIGTERM))
+	}
+	l.afterTerm(before)
+	l.afterKill(self, before)
+}
+
+// checkCommand: a running node's requirements are met; one that is not is found.
+func (l testLab) checkCommand(self string) {
+	h := l.Hosts()[0]
+	check := func() (string, error) {
+		out, err := exec.Command("ip", "netns", "exec", h.Namespace, self, "check", "-config", h.Config()).CombinedOutput()
+		return string(out), err
+	}
+	text, err := check()
+	require.NoError(l.t, err, text)
+	require.Contains(l.t, text, "all 15 requirements are met")
+	_, err = l.OVS(h.Index).Vsctl(l.t.Context(), "clear", "port", "eth0", "trunks")
+	require.NoError(l.t, err)
+	text, err = check()
+	require.Error(l.t, err)
+	require.Contains(l.t, text, "eth0 carries the workloads' VLAN 7")
+	_, err = l.OVS(h.Index).Vsctl(l.t.Context(), "set", "port", "eth0", "trunks=0")
+	require.NoError(l.t, err)
+}
+
+// afterTerm: an orderly end leaves nothing.
+func (l testLab) afterTerm(before map[*lab.Host]traces) {
+	for _, h := range l.Hosts() {
+		l.eventually(10*time.Second, "the node ends", func() bool { return slices.Equal(l.look(h).pids, before[h].pids) })
+		require.Equal(l.t, before[h], l.look(h), "host %d", h.Index)
+		require.NoFileExists(l.t, h.Status())
+		log, err := os.ReadFile(h.Log())
+		require.NoError(l.t, err)
+		require.Contains(l.t, string(log), "node has ended", "exit code 0")
+	}
+}
+
+// afterKill: what a killed node leaves forwards nothing one lease later, and is gone
+// once the rules' idle time is over too. A new node replaces its socket.
+func (l testLab) afterKill(self string, before map[*lab.Host]traces) {
+	nodes := map[*lab.Host]*os.Process{}
+	for _, h := range l.Hosts() {
+		nodes[h] = l.start(h.Namespace, self, "-config", h.Config())
+	}
+	l.traffic()
+	for _, p := range nodes {
+		require.NoError(l.t, p.Kill())
+	}
+	killed := time.Now()
+	for _, h := range l.Hosts() {
+		l.eventually(lease+2*time.Second-time.Since(killed), "no gate, guard or workload is left", func() bool {
+			for _, f := range extra(l.look(h).flows, before[h].flows) {
+				// Exact rules may be left: no packet reaches their tables any more.
+				if !strings.Contains(f, "priority=100") || !strings.Contains(f, "table=10,") && !strings.Contains(f, "table=20,") {
+					return false
+				}
+			}
+			return true
+		})
+		now := l.look(h)
+		require.Equal(l.t, before[h].links, now.links)
+		require.Equal(l.t, before[h].nft, now.nft)
+		require.Equal(l.t, before[h].sockets, now.sockets)
+		require.FileExists(l.t, h.Status())
+	}
+	for _, h := range l.Hosts() {
+		l.eventually(2*idle+5*lease-time.Since(killed)+3*time.Second, "no rule is left", func() bool {
+			return len(extra(l.look(h).flows, before[h].flows)) == 0
+		})
+	}
+	h := l.Hosts()[0]
+	l.start(h.Namespace, self, "-config", h.Config())
+	l.eventually(10*time.Second, "a new node answers on the dead one's socket", func() bool {
+		s, err := l.Node(h.Index).Status(context.Background())
+		return err == nil && s.Ready
+	})
+}

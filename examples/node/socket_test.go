@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"net"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias"
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
+	"github.com/viasnet/vias/internal/nodeapi"
+	"github.com/viasnet/vias/internal/nodecfg"
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/overlay/overlaytest"
+	"github.com/viasnet/vias/tap"
+	"github.com/viasnet/vias/tap/taptest"
+)
+
+func TestStatusSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	s, err := listenStatus(path)
+	require.NoError(t, err)
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
+
+	_, err = listenStatus(path)
+	require.ErrorContains(t, err, "in use", "a live one is left alone")
+	require.NoError(t, s.Close())
+	require.NoFileExists(t, path)
+
+	dead, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	dead.(*net.UnixListener).SetUnlinkOnClose(false)
+	require.NoError(t, dead.Close())
+	require.FileExists(t, path)
+	s, err = listenStatus(path)
+	require.NoError(t, err, "a stale one is replaced")
+	require.NoError(t, s.Close())
+
+	require.NoError(t, os.WriteFile(path, []byte("mine"), 0o600))
+	_, err = listenStatus(path)
+	require.ErrorContains(t, err, "is no socket")
+	require.FileExists(t, path)
+	_, err = listenStatus(filepath.Join(path, "x"))
+	require.Error(t, err)
+}
+
+// newTestNode is a node that serves its status, with everything in memory.
+func newTestNode(t *testing.T, bridge string) (*node, nodeapi.Client) {
+	id, err := overlay.NewIdentity()
+	require.NoError(t, err)
+	c := &nodecfg.Config{
+		Network: "blue", Bridge: bridge, Policy: nodecfg.Policy{Default: nodecfg.Bypass},
+		Endpoints: []nodecfg.Endpoint{{Name: "c1", Ofport: 3, MAC: tap.MAC{2, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
+		Peers:     []nodecfg.Peer{{ID: overlay.PeerID{7}, Name: "seven"}, {ID: id.ID(), Name: "self"}},
+	}
+	config := vias.Config{
+		Name: "blue", Identity: id, Transport: overlaytest.NewNet(overlaytest.Config{}).Opener(),
+		Device: func(context.Context) (tap.Device, error) { d, _ := taptest.Pipe(1400); return d, nil },
+	}
+	n := &node{cfg: c, log: slog.New(slog.DiscardHandler), since: time.Now(), policy: c.Policy, ofports: map[string]uint32{}}
+	if bridge != "" {
+		sw := bypasstest.NewWire().NewSwitch(bypasstest.SwitchConfig{})
+		config.Bypass, err = bypass.NewHost(bypass.HostConfig{Underlay: bypasstest.NewUnderlay(),
+			Datapath: func(ctx context.Context) (bypass.Datapath, error) {
+				d, err := sw.Open(ctx)
+				n.datapath.Store(&d)
+				return d, err
+			}})
+		require.NoError(t, err)
+	}
+	n.network, err = vias.New(config)
+	require.NoError(t, err)
+	require.NoError(t, n.intend(t.Context()))
+	path := filepath.Join(t.TempDir(), "s")
+	socket, err := listenStatus(path)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.work(ctx, socket) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+		require.NoFileExists(t, path)
+	})
+	return n, nodeapi.Client{Socket: path}
+}
+
+func TestStatus(t *testing.T) {
+	n, c := newTestNode(t, "br0")
+	for tick := time.NewTicker(time.Millisecond); !n.ready.Load(); <-tick.C {
+	}
+	s, err := c.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, n.network.ID(), s.ID)
+	require.True(t, s.Ready)
+	require.Equal(t, os.Getpid(), s.PID)
+	require.Equal(t, []nodeapi.Endpoint{{Name: "c1", Ofport: 3, MAC: tap.MAC{2, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}, s.Endpoints)
+	require.Len(t, s.Peers, 1, "itself is no peer")
+	require.Equal(t, "seven", s.Peers[0].Name)
+	require.NotEqual(t, nodeapi.PeerUp, s.Peers[0].State)
+	require.NotEmpty(t, s.Peers[0].Reason)
+
+	var text strings.Builder
+	require.NoError(t, printStatus(&text, s))
+	for _, want := range []string{"node " + s.ID.String(), "network blue, ready", "policy: bypass by default", "seven", "c1", "02:01:00:00:00:00"} {
+		require.Contains(t, text.String(), want)
+	}
+	code, stdout, stderr := called(t, "status", "-socket", c.Socket, "-json")
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, `"ready": true`)
+
+	code, _, stderr = called(t, "policy", "-socket", c.Socket, `{"rules":[{"port":80,"action":"bypass"}]}`)
+	require.Zero(t, code, stderr)
+	s, err = c.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, nodecfg.Policy{Rules: []nodecfg.Rule{{Port: 80, Action: nodecfg.Bypass}}}, s.Policy)
+}
+
+func TestPolicyRefused(t *testing.T) {
+	_, c := newTestNode(t, "")
+	require.ErrorContains(t, c.SetPolicy(t.Context(), nodecfg.Policy{}), "no bridge")
+	for _, r := range []struct {
+		method, path, body string
+		code               int
+	}{
+		{http.MethodPut, nodeapi.PolicyPath, `{"default":"x"}`, http.StatusBadRequest},
+		{http.MethodPut, nodeapi.PolicyPath, strings.Repeat(" ", maxPolicy+1), http.StatusBadRequest},
+		{http.MethodPost, nodeapi.PolicyPath, `{}`, http.StatusMethodNotAllowed},
+		{http.MethodGet, "/", ``, http.StatusNotFound},
+	} {
+		transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+		}}
+		req, err := http.NewRequestWithContext(t.Context(), r.method, "http://node"+r.path, strings.NewReader(r.body))
+		require.NoError(t, err)
+		res, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		_, _ = io.Copy(io.Discard, res.Body)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, r.code, res.StatusCode, "%s %s", r.method, r.path)
+	}
+}
