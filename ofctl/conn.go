@@ -315,3 +315,14 @@ func (c *Conn) readLoop(br *bufio.Reader) {
 		c.dispatch(xid, m)
 	}
 }
+
+// Dialer is Dial with address and cfg given, for whoever redials by itself.
+func Dialer(address string, cfg Config) func(context.Context) (Switch, error) {
+	return func(ctx context.Context) (Switch, error) {
+		c, err := Dial(ctx, address, cfg)
+		if err != nil {
+			return nil, err // not a *Conn that is nil
+		}
+		return c, nil
+	}
+}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -66,16 +69,22 @@ func (l testLab) look(h *lab.Host) traces {
 	}
 }
 
-// start starts a background program in a namespace; the test's end kills it.
-func (l testLab) start(ns string, args ...string) *os.Process {
+// start starts a background program in a namespace; kill ends it, as the test's end
+// does. What it says goes behind the log of host h.
+func (l testLab) start(h *lab.Host, ns string, args ...string) (kill func()) {
 	l.t.Helper()
+	log, err := os.OpenFile(h.Log(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(l.t, err)
+	defer log.Close() // the child has its own
 	cmd := exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...)
+	cmd.Stderr = log
 	require.NoError(l.t, cmd.Start())
-	l.t.Cleanup(func() {
+	kill = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	return cmd.Process
+	l.t.Cleanup(kill)
+	return kill
 }
 
 // logs shows what the nodes said of a test that failed.
@@ -85,7 +94,8 @@ func (l testLab) logs() {
 	}
 	for _, h := range l.Hosts() {
 		log, _ := os.ReadFile(h.Log())
-		l.t.Logf("host %d:\n%s", h.Index, log)
+		flows, _ := l.OVS(h.Index).Ofctl(context.Background(), "dump-flows", bridge)
+		l.t.Logf("host %d:\n%s\n%s", h.Index, log, flows)
 	}
 }
 
@@ -118,15 +128,20 @@ func (l testLab) bypassed() bool {
 
 // traffic starts a connection between the two containers, and waits until it is
 // bypassed.
-func (l testLab) traffic() {
+func (l testLab) traffic() (kill func()) {
 	l.t.Helper()
-	client, server := l.Hosts()[0].Containers[0], l.Hosts()[1].Containers[0]
-	l.start(server.Namespace, "iperf3", "-s", "-1", "-p", "5999")
+	h1, h2 := l.Hosts()[0], l.Hosts()[1]
+	client, server := h1.Containers[0], h2.Containers[0]
+	killServer := l.start(h2, server.Namespace, "iperf3", "-s", "-1", "-p", strconv.Itoa(testPort))
 	l.eventually(5*time.Second, "the server listens", func() bool {
-		return strings.Contains(strings.Join(l.in(server.Namespace, "ss", "-Hlnt"), " "), ":5999")
+		return strings.Contains(strings.Join(l.in(server.Namespace, "ss", "-Hlnt"), " "), fmt.Sprint(":", testPort))
 	})
-	l.start(client.Namespace, "iperf3", "-c", server.Addr.String(), "-p", "5999", "-b", "5M", "-t", "60")
+	killClient := l.start(h1, client.Namespace, "iperf3", "-c", server.Addr.String(), "-p", strconv.Itoa(testPort), "-b", "5M", "-t", "60")
 	l.eventually(15*time.Second, "the flow is bypassed", l.bypassed)
+	return func() {
+		killClient()
+		killServer()
+	}
 }
 
 // extra are lines of now that were not there before.
@@ -159,11 +174,12 @@ func TestIntegrationNode(t *testing.T) {
 
 	require.NoError(t, l.StartNodes(t.Context(), self))
 	l.checkCommand(self)
-	l.traffic()
+	endTraffic := l.traffic()
 	for _, h := range l.Hosts() {
 		require.NoError(t, syscall.Kill(l.NodePID(h.Index), syscall.SIGTERM))
 	}
 	l.afterTerm(before)
+	endTraffic()
 	l.afterKill(self, before)
 }
 
@@ -201,13 +217,19 @@ func (l testLab) afterTerm(before map[*lab.Host]traces) {
 // afterKill: what a killed node leaves forwards nothing one lease later, and is gone
 // once the rules' idle time is over too. A new node replaces its socket.
 func (l testLab) afterKill(self string, before map[*lab.Host]traces) {
-	nodes := map[*lab.Host]*os.Process{}
+	var kill []func()
 	for _, h := range l.Hosts() {
-		nodes[h] = l.start(h.Namespace, self, "-config", h.Config())
+		kill = append(kill, l.start(h, h.Namespace, self, "-config", h.Config()))
+	}
+	for _, h := range l.Hosts() {
+		l.eventually(15*time.Second, "the nodes are linked again", func() bool {
+			s, err := l.Node(h.Index).Status(context.Background())
+			return err == nil && s.Ready && len(s.Peers) == 1 && s.Peers[0].State == nodeapi.PeerUp
+		})
 	}
 	l.traffic()
-	for _, p := range nodes {
-		require.NoError(l.t, p.Kill())
+	for _, k := range kill {
+		k()
 	}
 	killed := time.Now()
 	for _, h := range l.Hosts() {
@@ -232,7 +254,7 @@ func (l testLab) afterKill(self string, before map[*lab.Host]traces) {
 		})
 	}
 	h := l.Hosts()[0]
-	l.start(h.Namespace, self, "-config", h.Config())
+	l.start(h, h.Namespace, self, "-config", h.Config())
 	l.eventually(10*time.Second, "a new node answers on the dead one's socket", func() bool {
 		s, err := l.Node(h.Index).Status(context.Background())
 		return err == nil && s.Ready
