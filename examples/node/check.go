@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/viasnet/vias/bypass"
@@ -91,11 +93,15 @@ func preflight(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
 	db := database{cfg.OVSDB}
 	kind, dbErr := db.get(ctx, "bridge", cfg.Bridge, "datapath_type")
 	list = append(list, db.checkTags(ctx, cfg))
+	// Without an answer the stricter case is checked.
+	userspace := dbErr != nil || kind == "netdev"
+	if userspace {
+		list = append(list, checkPersistent(cfg))
+	}
 	return append(list, underlay.Preflight(ctx, underlay.CheckConfig{
-		Config: underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink},
-		Ports:  bypass.PortRange(cfg.Ports),
-		// Without an answer the stricter case is checked.
-		UserspaceDatapath: dbErr != nil || kind == "netdev",
+		Config:            underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink},
+		Ports:             bypass.PortRange(cfg.Ports),
+		UserspaceDatapath: userspace,
 	})...)
 }
 
@@ -182,6 +188,23 @@ func checkTAP(ctx context.Context, cfg *nodecfg.Config, running bool) underlay.F
 	}
 	return finding(what, fmt.Sprintf("it can be made, with an MTU of %d", cfg.TAP.MTU), err,
 		"run as root or with CAP_NET_ADMIN, with /dev/net/tun (modprobe tun)")
+}
+
+// checkPersistent: the user-space datapath does not notice that a device was made
+// anew; it would go on reading the one that went away with the last node.
+func checkPersistent(cfg *nodecfg.Config) underlay.Finding {
+	const persist = 0x0800 // IFF_PERSIST, linux/if_tun.h
+	name := cfg.TAP.Name
+	text, err := os.ReadFile(filepath.Join("/sys/class/net", name, "tun_flags"))
+	if err == nil {
+		var tunFlags uint64
+		tunFlags, err = strconv.ParseUint(strings.TrimSpace(string(text)), 0, 32)
+		if err == nil && tunFlags&persist == 0 {
+			err = errors.New(name + " goes away with the node")
+		}
+	}
+	return finding("the TAP outlives the node, so that the user-space switch goes on reading it", "", err,
+		"before the node starts: ip tuntap add dev "+name+" mode tap (and before it is added to the bridge)")
 }
 
 // checkMTU: a workload's packet must fit the underlay as it is.

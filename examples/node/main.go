@@ -28,8 +28,10 @@
 //	"bridge": "br0", "openflow": "unix:/run/openvswitch/br0.mgmt", "uplink": "eth0",
 //	"policy": {"default": "bypass", "rules": [{"port": 22, "action": "overlay"}]},
 //
-// with a "port" (the name of its port of the bridge) for each endpoint. Package
-// internal/nodecfg documents every field.
+// with a "port" (the name of its port of the bridge) for each endpoint. On a bridge
+// with the user-space datapath the TAP must be there before the node and stay after
+// it (ip tuntap add dev vias0 mode tap), since Open vSwitch does not notice when it
+// is made anew. Package internal/nodecfg documents every field.
 //
 // The node waits for what is not there yet: switch, rendezvous, peers, ports of the
 // bridge, its own address. It says so in its log. The exit code is 0 after an

@@ -155,7 +155,7 @@ func extra(now, before []string) (list []string) {
 }
 
 func TestIntegrationNode(t *testing.T) {
-	itest.Require(t, "ip", "ss", "nft", "iperf3", "ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovs-ofctl")
+	itest.Require(t, "ip", "ss", "ping", "nft", "iperf3", "ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovs-ofctl")
 	root, err := os.MkdirTemp("", "vn") // t.TempDir is too long for sockets
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
@@ -192,7 +192,7 @@ func (l testLab) checkCommand(self string) {
 	}
 	text, err := check()
 	require.NoError(l.t, err, text)
-	require.Contains(l.t, text, "all 15 requirements are met")
+	require.Contains(l.t, text, "all 16 requirements are met")
 	_, err = l.OVS(h.Index).Vsctl(l.t.Context(), "clear", "port", "eth0", "trunks")
 	require.NoError(l.t, err)
 	text, err = check()
@@ -227,6 +227,11 @@ func (l testLab) afterKill(self string, before map[*lab.Host]traces) {
 			return err == nil && s.Ready && len(s.Peers) == 1 && s.Peers[0].State == nodeapi.PeerUp
 		})
 	}
+	// What no bypass takes shows whether the switch reads the new process's TAP.
+	h1, h2 := l.Hosts()[0].Containers[0], l.Hosts()[1].Containers[0]
+	l.eventually(10*time.Second, "a ping goes over the overlay", func() bool {
+		return exec.Command("ip", "netns", "exec", h1.Namespace, "ping", "-q", "-c1", "-W1", h2.Addr.String()).Run() == nil
+	})
 	l.traffic()
 	for _, k := range kill {
 		k()

@@ -23,12 +23,17 @@ type counts struct {
 // tapCount sums both directions of a TAP, as the kernel counts them.
 type tapCount struct{ packets, bytes uint64 }
 
-func (l *Lab) count(ctx context.Context, m Mode) (c counts, err error) {
-	p := l.pair(m)
-	outbound, inbound := p.isOutbound, p.isInbound
+func (l *Lab) count(ctx context.Context, m Mode) (counts, error) {
 	if m == Native {
-		outbound, inbound = isNative, isNative
+		return l.countRules(ctx, isNative, isNative)
 	}
+	p := l.pair(m)
+	return l.countRules(ctx, p.isOutbound, p.isInbound)
+}
+
+// countRules counts the rules of the first host that outbound picks, and those of
+// the second that inbound picks.
+func (l *Lab) countRules(ctx context.Context, outbound, inbound func(dumped) bool) (c counts, err error) {
 	for i, w := range []struct {
 		want  func(dumped) bool
 		rules *map[string]uint64
