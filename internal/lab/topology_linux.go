@@ -242,8 +242,11 @@ func (l *Lab) openVSwitch(ctx context.Context, h *Host) error {
 	if _, err := o.Vsctl(ctx, args...); err != nil {
 		return err
 	}
-	// The node makes the TAP later; Open vSwitch attaches it when it appears. To wait
-	// for it here would be in vain.
+	// The TAP is the host's and outlives nodes: the user-space datapath does not notice
+	// that a device was made anew, and would read the dead one for ever.
+	if err := l.ip(ctx, h.Namespace, "tuntap add dev "+tapName+" mode tap"); err != nil {
+		return err
+	}
 	args = access(tapName, ofportTAP)
 	_, err = o.Vsctl(ctx, append([]string{"--no-wait"}, args[1:]...)...)
 	return err
