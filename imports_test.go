@@ -48,7 +48,7 @@ var rooms = []room{
 	{"internal/flowtable", []string{"bypass", "overlay"}, "the flow table forwards nothing"},
 	{"internal/pump", []string{"bypass", "overlay", "tap", "internal/control", "internal/flowtable", "internal/l2", "internal/seg"}, "the pumps move frames between contracts"},
 	{"internal/seg", []string{"tap"}, "segmenting needs to know frames only"},
-	{"internal/underlay", []string{"bypass", "tap", "internal/…"}, "the underlay is one implementation of bypass.Underlay"},
+	{"bypass/underlay", []string{"bypass", "tap", "internal/…"}, "the underlay is one implementation of bypass.Underlay"},
 }
 
 // owners are outside modules that one package alone may import.
@@ -135,7 +135,7 @@ func TestRooms(t *testing.T) {
 // exampleInternal are what the example programs share among themselves: not a way
 // into the library.
 func exampleInternal(path string) bool {
-	return slices.Contains([]string{"internal/lab", "internal/nodeapi", "internal/nodecfg", "internal/underlay"}, path)
+	return slices.Contains([]string{"internal/lab", "internal/nodeapi", "internal/nodecfg"}, path)
 }
 
 // A host program that plugs in nothing pays for nothing.

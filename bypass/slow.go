@@ -171,7 +171,10 @@ func (l *loop) routeTo(remote netip.Addr, then func(Route, error)) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		r, err := l.cfg.Underlay.Route(ctx, remote)
 		cancel()
-		if err == nil && (r.NextHop == tap.MAC{} || !r.Local.IsValid()) {
+		if r.OnLink {
+			r.Via = remote
+		}
+		if err == nil && (r.NextHop == tap.MAC{} || !r.Local.IsValid() || !r.Via.IsValid()) {
 			err = errNoNextHop
 		}
 		l.box.post(func() { then(r, err) })

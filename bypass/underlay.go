@@ -8,7 +8,7 @@ import (
 )
 
 // Underlay is what the host's kernel knows of the provider's network behind the
-// uplink. internal/underlay is one on netlink, bypass/bypasstest one in memory.
+// uplink. bypass/underlay is one on netlink, bypass/bypasstest one in memory.
 type Underlay interface {
 	// Addrs lists the addresses of the uplink with their prefixes, preferred first.
 	Addrs(ctx context.Context) ([]netip.Prefix, error)

@@ -16,7 +16,7 @@ import (
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/internal/nodeapi"
 	"github.com/viasnet/vias/internal/nodecfg"
-	"github.com/viasnet/vias/internal/underlay"
+	"github.com/viasnet/vias/bypass/underlay"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"
 )

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/viasnet/vias/internal/nodecfg"
-	"github.com/viasnet/vias/internal/underlay"
+	"github.com/viasnet/vias/bypass/underlay"
 	"github.com/viasnet/vias/ofctl"
 )
 

@@ -19,7 +19,7 @@ import (
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/bypass/ofpath"
 	"github.com/viasnet/vias/internal/nodecfg"
-	"github.com/viasnet/vias/internal/underlay"
+	"github.com/viasnet/vias/bypass/underlay"
 	"github.com/viasnet/vias/ofctl"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"

@@ -46,7 +46,7 @@ func TestIntegrationCapture(t *testing.T) {
 		s.change(k, secret[len(secret)-1])
 		s.awaitRounds(10*time.Second, k, 30, "back on the overlay")
 	}
-	s.awaitNoise(loud)
+	s.awaitNoise(5*time.Second, loud)
 	missing, sent, err := host.end(t.Context()).lost()
 	require.NoError(t, err)
 	require.Empty(t, missing, "of %d datagrams from host to host", sent)

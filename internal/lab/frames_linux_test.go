@@ -89,10 +89,10 @@ func (n network) packet(proto, ttl byte, from, to netip.Addr, p []byte) string {
 		return classProbe
 	case proto == 17:
 		return overlayClass(sport, dport, p[8:])
-	case len(p) < 20 || p[13]&rst != 0: // nobody has a reason to reset anything
-		return ""
 	case sport == signalPort || dport == signalPort:
-		return classHost
+		return classHost // with a reset while nobody serves there yet
+	case len(p) < 20 || p[13]&rst != 0: // nobody has a reason to reset anything else
+		return ""
 	case min(sport, dport) >= reserved.First() && max(sport, dport) <= last && (n.live == nil || n.live[between]):
 		return classBypass
 	}

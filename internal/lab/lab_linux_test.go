@@ -17,7 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/viasnet/vias/internal/itest"
-	"github.com/viasnet/vias/internal/underlay"
+	"github.com/viasnet/vias/bypass/underlay"
 )
 
 // TestMain lets the test binary play the ends of the ping-pong, and the lab that

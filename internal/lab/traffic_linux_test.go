@@ -301,30 +301,33 @@ func (s *system) requireChatting(k *chat) {
 const noisePort = 7410
 
 // noise is what the first guest of host 2 says to everybody, and to the provider's
-// gateway, whose address and MAC it knows: 100 frames of each a second. heard counts
-// what its neighbour on the same host hears, so that the noise is known to be there.
-type noise struct{ heard atomic.Uint64 }
+// gateway, whose address and MAC it knows: 100 frames of each a second. near and far
+// count what guests of its own host and of host 1 hear, so that the noise is known to
+// be there; the far one hears it over the overlay.
+type noise struct{ near, far atomic.Uint64 }
 
 func (s *system) startNoise() *noise {
 	s.t.Helper()
-	from, neighbour := s.guest(2, 1), s.guest(2, 2)
+	from := s.guest(2, 1)
 	require.NoError(s.t, s.ips(s.t.Context(), from.Namespace,
 		fmt.Sprintf("route add %s dev eth0", gateway()),
 		fmt.Sprintf("neigh add %s lladdr %s dev eth0", gateway(), gatewayMAC)))
-	ear := udp(s.t, neighbour.Namespace, netip.AddrPortFrom(netip.IPv4Unspecified(), noisePort))
 	n := &noise{}
-	go n.listen(ear)
+	all := netip.AddrPortFrom(netip.IPv4Unspecified(), noisePort)
+	go count(udp(s.t, s.guest(2, 2).Namespace, all), &n.near)
+	go count(udp(s.t, s.guest(1, 2).Namespace, all), &n.far)
 	go shout(s.t.Context(), udp(s.t, from.Namespace, netip.AddrPortFrom(from.Addr, noisePort)))
 	return n
 }
 
-func (n *noise) listen(c *net.UDPConn) {
+// count counts datagrams until c is closed.
+func count(c *net.UDPConn, heard *atomic.Uint64) {
 	var b [100]byte
 	for {
 		if _, err := c.Read(b[:]); errors.Is(err, net.ErrClosed) {
 			return
 		} else if err == nil {
-			n.heard.Add(1)
+			heard.Add(1)
 		}
 	}
 }
@@ -345,9 +348,11 @@ func shout(ctx context.Context, c *net.UDPConn) {
 	}
 }
 
-// awaitNoise waits until the neighbour hears more.
-func (s *system) awaitNoise(n *noise) {
+// awaitNoise waits until both hear more.
+func (s *system) awaitNoise(limit time.Duration, n *noise) {
 	s.t.Helper()
-	from := n.heard.Load()
-	s.await(10*time.Second, "a guest hears its neighbour", func() bool { return n.heard.Load() >= from+5 })
+	near, far := n.near.Load(), n.far.Load()
+	s.await(limit, "guests hear a guest's broadcasts", func() bool {
+		return n.near.Load() >= near+5 && n.far.Load() >= far+5
+	})
 }

@@ -105,7 +105,7 @@ func TestIntegrationRoute(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.98.0.1/24"), netip.MustParsePrefix("fd98::1/64")}, addrs)
 
-		want := bypass.Route{Local: ourAddr, Src: ourMAC, NextHop: peerMAC, OnLink: true, MTU: 1400}
+		want := bypass.Route{Local: ourAddr, Src: ourMAC, Via: peerAddr, NextHop: peerMAC, OnLink: true, MTU: 1400}
 		r, err := u.Route(ctx, peerAddr)
 		require.NoError(t, err)
 		require.Equal(t, want, r, "resolved by ARP")

@@ -56,6 +56,7 @@ func (u *Underlay) Route(ctx context.Context, remote netip.Addr) (bypass.Route, 
 	return bypass.Route{
 		Local:   local.Unmap(),
 		Src:     tap.MAC(up.Attrs().HardwareAddr),
+		Via:     hop,
 		NextHop: mac,
 		OnLink:  hop == remote,
 		MTU:     mtu,
