@@ -246,7 +246,7 @@ func (l *loop) onDatapath(e Event) {
 		}
 	case RuleLost:
 		if f := l.byRule[e.ID]; f != nil {
-			l.log.Warn("bypass: a rule of ours was deleted by somebody else", "flow", f.t.flow.String(), "direction", e.Direction.String())
+			l.log.Warn("bypass: a rule of ours is gone: its leases ran out, or somebody else deleted it", "flow", f.t.flow.String(), "direction", e.Direction.String())
 			l.step(f, input{event: evLeave, reason: ReasonFlowLost}, now)
 		}
 	case PacketIn:
@@ -304,18 +304,30 @@ func (l *loop) listOld() {
 // may still send to them, and they end at the right workload; then they go too. Their
 // tuples are not used meanwhile, nor for a quarantine after.
 func (l *loop) clearOld(stats []RuleStat, now time.Time) {
+	type name struct {
+		epoch uint16
+		dir   Direction
+		peer  uint32
+	}
+	named := make(map[name]bool) // to be purged: once for all rules of one name
 	var out, in []RuleStat
 	for _, s := range stats {
-		switch {
-		case s.Epoch == uint16(l.epoch):
+		if s.Epoch == uint16(l.epoch) {
 			continue
-		case s.Rule.Direction == Inbound:
-			in = append(in, s)
+		}
+		if s.Rule.Direction == Inbound {
 			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
 			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
+		}
+		n := name{s.Epoch, s.Rule.Direction, s.Rule.Peer}
+		switch {
+		case named[n]:
+		case n.dir == Inbound:
+			in = append(in, s)
 		default:
 			out = append(out, s)
 		}
+		named[n] = true
 	}
 	log := func(err error) {
 		if err != nil {

@@ -48,8 +48,11 @@ func leaseCases() []datapathCase {
 			e.pass(2500 * time.Millisecond)
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.noEvent()
+			require.Len(e.t, e.rules(), 2)
 			e.pass(5 * time.Second)
 			e.plain(WorkloadA, sent())
+			require.Empty(e.t, e.rules())
 		}},
 		{"a lease of 0 ends that half at once", func(e *env) {
 			e.bypassed(lease(long, long))
