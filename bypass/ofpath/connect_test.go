@@ -100,7 +100,7 @@ func change(n int) bypass.Change {
 		LocalMAC: tap.MAC{2, 0xa, 0, 0, 0, 1}, RemoteMAC: tap.MAC{2, 0xb, 0, 0, 0, 1}, Idle: time.Minute,
 	}
 	in := out
-	in.ID, in.Direction, in.Idle = uint32(2*n+2), bypass.Inbound, 10*time.Minute
+	in.ID, in.Direction, in.Idle = uint32(2*n+2), bypass.Inbound, 0
 	return bypass.Change{Add: []bypass.Rule{in, out}}
 }
 
@@ -139,13 +139,13 @@ func TestReconnect(t *testing.T) {
 
 // TestReconnectAfterLoss: what vanished while nobody was connected is noticed.
 func TestReconnectAfterLoss(t *testing.T) {
-	for _, lost := range []uint32{0, 1, 2} { // 0: a flow of the slow half
+	for _, table := range []uint8{0, 10, 20} { // 0: a flow of the slow half
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t)
 			r.bypassed()
 			r.fake.Disconnect()
 			for _, s := range r.flows() {
-				if s.Cookie == cookie(0x4d, lost) && s.Priority != 0 {
+				if s.Table == table && s.Priority != 0 && (table > 0 || s.Cookie == cookie(0x4d, 0)) {
 					r.apply(ofctl.FlowMod{Command: ofctl.DeleteStrict, Flow: s.Flow})
 				}
 			}
@@ -182,6 +182,7 @@ func TestAway(t *testing.T) {
 func TestLacks(t *testing.T) {
 	for want, c := range map[string]ofctl.Capabilities{
 		"bundles": ofctl.CapBundle, "nw_frag": ofctl.CapFragMatch, "ports": ofctl.CapPortMask,
+		"delete_learned": ofctl.CapTether,
 	} {
 		sw := ofctltest.New(ofctltest.Config{Lacks: c})
 		_, err := ofpath.Open(ofpath.Config{
@@ -237,7 +238,7 @@ func TestRefused(t *testing.T) {
 		c := change(1)
 		c.Remove = change(0).Add
 		require.Error(t, r.dp.Apply(t.Context(), c))
-		r.Delete(0x4d, bypass.Outbound, 1)
+		r.Delete(0x4d, bypass.Outbound, 5)
 		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
 		r.fake.Disconnect()
 		r.down()
@@ -266,14 +267,14 @@ func TestEpochs(t *testing.T) {
 		next.Epoch++
 		require.NoError(t, r.dp.Set(t.Context(), next))
 		r.fake.Input(1, probe.Frame())
-		r.Delete(0x4d, bypass.Outbound, 1)
-		r.Delete(0x4d, bypass.Inbound, 2)
+		r.Delete(0x4d, bypass.Outbound, 5)
+		r.Delete(0x4d, bypass.Inbound, 5)
 		r.fake.Disconnect()
 		r.down() // and nothing before it
 		r.up(false)
 		same := change(0).Add
 		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Add: same}))
-		r.Delete(0x4e, bypass.Outbound, 1)
+		r.Delete(0x4e, bypass.Outbound, 5)
 		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
 	})
 }
@@ -330,18 +331,25 @@ func TestNoUplink(t *testing.T) {
 }
 
 // TestNothingLeft: what a killed process leaves is gone by time-outs alone, but for
-// exact rules with an idle time, which are inert, and groups, which the next run of
-// the same layout deletes.
+// groups, which the next run of the same layout deletes. Rules go with the lease, the
+// slow half with Base.Lease.
 func TestNothingLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.bypassed()
-		require.NoError(t, r.dp.Close())
-		<-time.After(time.Minute + time.Second)
-		for _, s := range r.flows() {
-			require.True(t, s.Cookie == 0 || s.IdleTimeout > 0, "%v", s)
+		rules := func() (n int) {
+			for _, s := range r.flows() {
+				if s.Cookie == cookie(0x4d, 5) {
+					n++
+				}
+			}
+			return n
 		}
-		<-time.After(10 * time.Minute)
+		require.Equal(t, 5, rules(), "rules, gates, tether")
+		require.NoError(t, r.dp.Close())
+		<-time.After(30*time.Second + time.Millisecond)
+		require.Zero(t, rules())
+		<-time.After(30 * time.Second)
 		require.Empty(t, r.dumpFlows())
 		next := watchRig(t, r.fakeBench, r.config())
 		next.up(true)

@@ -107,9 +107,9 @@ func (b *ovsBench) Open(ctx context.Context) (bypass.Datapath, error) {
 	return ofpath.Open(ofpath.Config{Dial: b.dial, Uplink: b.uplink})(ctx)
 }
 
-func (b *ovsBench) Ofport(e bypasstest.End) uint32                 { return b.ports[e] }
-func (b *ovsBench) Foreign() func() string                         { return b.foreign() }
-func (b *ovsBench) Delete(e uint16, d bypass.Direction, id uint32) { b.delete(e, d, id) }
+func (b *ovsBench) Ofport(e bypasstest.End) uint32                   { return b.ports[e] }
+func (b *ovsBench) Foreign() func() string                           { return b.foreign() }
+func (b *ovsBench) Delete(e uint16, d bypass.Direction, peer uint32) { b.delete(e, d, peer) }
 
 // Settle makes the datapath forget what it has cached, and counts what that was.
 func (b *ovsBench) Settle() {
