@@ -42,8 +42,8 @@ func leaseCases() []datapathCase {
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 		}},
 		{"renewing a lease keeps it", func(e *env) {
-			e.bypassed(lease(3*time.Second, 3*time.Second))
-			e.pass(2 * time.Second)
+			e.bypassed(lease(4*time.Second, 4*time.Second))
+			e.pass(2500 * time.Millisecond)
 			e.apply(bypass.Change{Leases: []bypass.Lease{lease(6*time.Second, 6*time.Second)}})
 			e.pass(2500 * time.Millisecond)
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
