@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -304,21 +305,37 @@ func (l *loop) listOld() {
 // may still send to them, and they end at the right workload; then they go too. Their
 // tuples are not used meanwhile, nor for a quarantine after.
 func (l *loop) clearOld(stats []RuleStat, now time.Time) {
+	stats = slices.DeleteFunc(stats, func(s RuleStat) bool { return s.Epoch == uint16(l.epoch) })
+	for _, s := range stats {
+		if s.Rule.Direction == Inbound {
+			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
+			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
+		}
+	}
+	log := func(err error) {
+		if err != nil {
+			l.log.Warn("bypass: an earlier run's rules were not removed; they end by themselves", "err", err)
+		}
+	}
+	in, out := purges(stats)
+	if len(out) > 0 {
+		l.enqueue(Change{Purge: out}, log)
+	}
+	if len(in) > 0 {
+		l.timers.add(now.Add(l.cfg.Lease), func() { l.enqueue(Change{Purge: in}, log) })
+	}
+}
+
+// purges is what Change.Purge needs to name all of stats, once each: the inbound
+// rules, and the others.
+func purges(stats []RuleStat) (in, out []RuleStat) {
 	type name struct {
 		epoch uint16
 		dir   Direction
 		peer  uint32
 	}
-	named := make(map[name]bool) // to be purged: once for all rules of one name
-	var out, in []RuleStat
+	named := make(map[name]bool)
 	for _, s := range stats {
-		if s.Epoch == uint16(l.epoch) {
-			continue
-		}
-		if s.Rule.Direction == Inbound {
-			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
-			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
-		}
 		n := name{s.Epoch, s.Rule.Direction, s.Rule.Peer}
 		switch {
 		case named[n]:
@@ -329,15 +346,5 @@ func (l *loop) clearOld(stats []RuleStat, now time.Time) {
 		}
 		named[n] = true
 	}
-	log := func(err error) {
-		if err != nil {
-			l.log.Warn("bypass: an earlier run's rules were not removed; they end by themselves", "err", err)
-		}
-	}
-	if len(out) > 0 {
-		l.enqueue(Change{Purge: out}, log)
-	}
-	if len(in) > 0 {
-		l.timers.add(now.Add(l.cfg.Lease), func() { l.enqueue(Change{Purge: in}, log) })
-	}
+	return in, out
 }

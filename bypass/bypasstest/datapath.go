@@ -115,7 +115,9 @@ func (c *conn) Apply(ctx context.Context, ch bypass.Change) error {
 			}
 		}
 		for _, p := range ch.Purge {
-			s.purge(p)
+			if p.Epoch != c.epoch {
+				s.purge(p)
+			}
 		}
 		for _, l := range ch.Leases {
 			s.tetherLocked(now, peerKey{c.epoch, l.Peer}, l)

@@ -27,7 +27,8 @@ func tetherCases() []datapathCase {
 		{"rules without a lease yet stay", func(e *env) {
 			e.apply(bypass.Change{Add: []bypass.Rule{e.out(), e.in()}})
 			e.pass(time.Second)
-			require.Len(e.t, e.rules(), 2)
+			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, 0)}})
+			e.only(e.out(), e.in())
 			e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, long)}})
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, 0)}})
@@ -148,6 +149,7 @@ func casePurge(e *env) {
 	e.apply(purge(epoch, bypass.Listen, 0))
 	require.Len(e.t, e.rules(), 4)
 	e.apply(purge(epoch, bypass.Outbound, peer))
+	e.apply(purge(epoch+1, bypass.Outbound, peer)) // no earlier one
 	left := e.rules()
 	require.Len(e.t, left, 3)
 	for i, want := range append(others, now) {

@@ -134,6 +134,9 @@ func (s *Switch) expire(r *rule) {
 func (s *Switch) tetherLocked(now time.Time, k peerKey, l bypass.Lease) {
 	t := s.tethers[k]
 	if t == nil {
+		if max(l.Outbound, l.Inbound) <= 0 {
+			return
+		}
 		t = &tether{ends: map[bypass.Proto]time.Time{}}
 		t.timer = time.AfterFunc(max(l.Outbound, l.Inbound), func() { s.untether(k, t) })
 		s.tethers[k] = t

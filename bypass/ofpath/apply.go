@@ -60,8 +60,8 @@ func (l layout) purge(s bypass.RuleStat) []ofctl.Mod {
 	case bypass.Listen:
 		table, whose = tableClassify, listening
 	}
-	if s.Epoch == l.epoch || whose == 0 {
-		return nil // of this run, or not of a rule
+	if s.Epoch == l.epoch {
+		return nil
 	}
 	f := ofctl.Flow{Table: table, Cookie: l.cfg.cookie(s.Epoch, whose)}
 	return []ofctl.Mod{ofctl.FlowMod{Command: ofctl.Delete, Flow: f, CookieMask: ^uint64(0)}}

@@ -59,6 +59,16 @@ func (r *rig) next() bypass.Event {
 	}
 }
 
+// nextButPorts is next without PortsChanged.
+func (r *rig) nextButPorts() bypass.Event {
+	r.t.Helper()
+	for {
+		if e := r.next(); e != (bypass.PortsChanged{}) {
+			return e
+		}
+	}
+}
+
 func (r *rig) up(fresh bool) {
 	r.t.Helper()
 	require.Equal(r.t, bypass.DatapathUp{Fresh: fresh}, r.next())
@@ -304,7 +314,15 @@ func TestUplinkMoves(t *testing.T) {
 		r.fake.Input(3, out.Frame())
 		require.NotNil(t, r.Recv(bypasstest.Uplink, time.Second))
 
+		list, err := r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 2)
+		require.ElementsMatch(t, []uint32{1, 2}, []uint32{list[0].Rule.ID, list[1].Rule.ID})
+
 		<-time.After(21 * time.Second) // the inbound lease was for 30 s
+		require.ElementsMatch(t, []bypass.Event{
+			bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, bypass.RuleLost{ID: 2, Direction: bypass.Inbound},
+		}, []bypass.Event{r.nextButPorts(), r.nextButPorts()})
 		r.fake.Input(9, in.Frame())
 		require.Nil(t, r.Recv(bypasstest.WorkloadA, time.Second))
 		for _, s := range r.flows() {

@@ -103,3 +103,22 @@ func TestLateRemoval(t *testing.T) {
 		require.Empty(t, r.events)
 	})
 }
+
+// TestRefusedLease: a lease that was refused holds nothing, and a rule that was
+// refused replaces nothing.
+func TestRefusedLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		c := bypass.Change{Leases: []bypass.Lease{renewal()}, Add: change(0).Add}
+		c.Leases[0].Proto = bypass.UDP
+		c.Add[0].ID, c.Add[1].ID = 8, 9 // with the same matches
+		r.fake.FailNext(1, &ofctl.SwitchError{Type: 5, Code: 1})
+		require.Error(t, r.dp.Apply(t.Context(), c))
+		r.Delete(0x4d, bypass.Outbound, 5)
+		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{ended()}}))
+		synctest.Wait()
+		require.Empty(t, r.events)
+	})
+}

@@ -151,7 +151,7 @@ func caseTetherRollback(e *env) {
 	without := tether(1, 0)
 	without.Apply = nil
 	for _, f := range []ofctl.FlowMod{
-		{Command: ofctl.DeleteStrict, Flow: without}, {Flow: without}, {Command: ofctl.Modify, Flow: without},
+		{Command: ofctl.DeleteStrict, Flow: without}, {Flow: without}, {Command: ofctl.Modify, Flow: without}, {Flow: tether(2, 0)},
 	} {
 		require.Error(e.t, e.sw.Apply(e.ctx, []ofctl.Mod{f, bad}))
 		require.Equal(e.t, before, texts(e.flows(ofctl.AllFlows)))
