@@ -10,7 +10,7 @@ import (
 // TestMain lets many cases run side by side, whatever the number of CPUs: those on a
 // real switch mostly wait for its time-outs. The command line has the last word.
 func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	if err := flag.Set("test.parallel", "24"); err != nil {
 		panic(err)
 	}
 	leaktest.Main(m)
