@@ -147,9 +147,8 @@ type Rule struct {
 	Hop                 uint32 // outbound only
 	// Peer is the number of the lease that the rule depends on; not for Listen.
 	Peer uint32
-	// Idle removes a rule that has not been hit for so long, in whole seconds.
-	// Outbound: with an Idle event. Inbound: without, and much longer: it only
-	// clears away what a dead run left. 0 = never.
+	// Idle removes an outbound rule that has not been hit for so long, in whole
+	// seconds, with a RuleIdle event; 0 = never. Inbound: never, it is ignored.
 	Idle time.Duration
 	// Hard removes a Listen rule after so long, in whole seconds.
 	Hard time.Duration
@@ -158,6 +157,11 @@ type Rule struct {
 // Lease lets the rules of one peer forward packets of one protocol between two
 // underlay addresses, for a while. Its cost does not depend on how many rules
 // there are.
+//
+// When both halves of all of a peer's leases have ended, the peer's outbound and
+// inbound rules are gone from the switch by themselves, in a second or two: so
+// nothing that a dead run left outlives its leases. RuleLost reports them, unless the
+// leases were ended with 0. Rules of a peer that has had no lease yet stay.
 type Lease struct {
 	Peer          uint32 // > 0, below 2^24
 	Proto         Proto
@@ -171,16 +175,17 @@ type Lease struct {
 type Change struct {
 	Leases      []Lease
 	Add, Remove []Rule
-	// Purge removes rules of earlier epochs, as Rules listed them; their Epoch, ID
-	// and Direction name them.
+	// Purge removes rules of earlier epochs, as Rules listed them. Epoch, Direction
+	// and Rule.Peer name them: all rules that have these three go.
 	Purge []RuleStat
 }
 
 // RuleStat is a rule as the switch holds it.
 type RuleStat struct {
 	Epoch uint16
-	// Rule is complete but for the fields that a switch does not tell: of a rule
-	// from another epoch only ID, Direction, Local and Remote can be relied on.
+	// Rule is complete but for the fields that a switch does not tell: of a rule from
+	// another epoch only Direction, Peer, Local, Remote and Flow.Proto can be relied
+	// on, and its ID may be 0.
 	Rule           Rule
 	Packets, Bytes uint64
 }
@@ -203,7 +208,8 @@ type RuleIdle struct {
 	Packets, Bytes uint64
 }
 
-// RuleLost: a rule of this epoch vanished though nobody here removed it.
+// RuleLost: a rule of this epoch vanished though nobody here removed it: somebody
+// else did, or the peer's leases ran out.
 type RuleLost struct {
 	ID        uint32
 	Direction Direction

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -246,7 +247,7 @@ func (l *loop) onDatapath(e Event) {
 		}
 	case RuleLost:
 		if f := l.byRule[e.ID]; f != nil {
-			l.log.Warn("bypass: a rule of ours was deleted by somebody else", "flow", f.t.flow.String(), "direction", e.Direction.String())
+			l.log.Warn("bypass: a rule of ours is gone: its leases ran out, or somebody else deleted it", "flow", f.t.flow.String(), "direction", e.Direction.String())
 			l.step(f, input{event: evLeave, reason: ReasonFlowLost}, now)
 		}
 	case PacketIn:
@@ -304,17 +305,11 @@ func (l *loop) listOld() {
 // may still send to them, and they end at the right workload; then they go too. Their
 // tuples are not used meanwhile, nor for a quarantine after.
 func (l *loop) clearOld(stats []RuleStat, now time.Time) {
-	var out, in []RuleStat
+	stats = slices.DeleteFunc(stats, func(s RuleStat) bool { return s.Epoch == uint16(l.epoch) })
 	for _, s := range stats {
-		switch {
-		case s.Epoch == uint16(l.epoch):
-			continue
-		case s.Rule.Direction == Inbound:
-			in = append(in, s)
+		if s.Rule.Direction == Inbound {
 			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
 			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
-		default:
-			out = append(out, s)
 		}
 	}
 	log := func(err error) {
@@ -322,10 +317,34 @@ func (l *loop) clearOld(stats []RuleStat, now time.Time) {
 			l.log.Warn("bypass: an earlier run's rules were not removed; they end by themselves", "err", err)
 		}
 	}
+	in, out := purges(stats)
 	if len(out) > 0 {
 		l.enqueue(Change{Purge: out}, log)
 	}
 	if len(in) > 0 {
 		l.timers.add(now.Add(l.cfg.Lease), func() { l.enqueue(Change{Purge: in}, log) })
 	}
+}
+
+// purges is what Change.Purge needs to name all of stats, once each: the inbound
+// rules, and the others.
+func purges(stats []RuleStat) (in, out []RuleStat) {
+	type name struct {
+		epoch uint16
+		dir   Direction
+		peer  uint32
+	}
+	named := make(map[name]bool)
+	for _, s := range stats {
+		n := name{s.Epoch, s.Rule.Direction, s.Rule.Peer}
+		switch {
+		case named[n]:
+		case n.dir == Inbound:
+			in = append(in, s)
+		default:
+			out = append(out, s)
+		}
+		named[n] = true
+	}
+	return in, out
 }

@@ -180,7 +180,7 @@ func (t txn) onOverlay(in input, now time.Time, lim limits) (txn, []action) {
 		return t, []action{send{msgOffer}}
 	case evOffer:
 		t.phase, t.initiator = phasePreparing, false
-		return t, []action{apply{Change{Add: []Rule{t.inbound(lim)}}}}
+		return t, []action{apply{Change{Add: []Rule{t.inbound()}}}}
 	}
 	return t, nil
 }
@@ -194,7 +194,7 @@ func (t txn) onOffered(in input, now time.Time, lim limits) (txn, []action) {
 			return t.gone(), []action{send{msgClose}, free{t.tuple}}
 		}
 		t.phase, t.deadline = phaseInstalling, time.Time{}
-		return t, []action{apply{Change{Add: []Rule{t.inbound(lim), t.outbound()}}}}
+		return t, []action{apply{Change{Add: []Rule{t.inbound(), t.outbound()}}}}
 	case evReject:
 		t.reason = in.reason
 		return t.gone(), nil
@@ -396,7 +396,7 @@ func (t txn) onDraining(in input) (txn, []action) {
 		return t, []action{send{msgCloseAck}}
 	case evDeadline:
 		t.phase, t.deadline = phaseRemoving, time.Time{}
-		return t, []action{apply{Change{Remove: []Rule{t.inbound(limits{})}}}}
+		return t, []action{apply{Change{Remove: []Rule{t.inbound()}}}}
 	}
 	return t, nil
 }
@@ -434,7 +434,7 @@ func (t txn) drain(now time.Time, lim limits) (txn, []action) {
 // remove takes our inbound off, at once.
 func (t txn) remove(time.Time, limits) (txn, []action) {
 	t.phase, t.deadline = phaseRemoving, time.Time{}
-	return t, []action{apply{Change{Remove: []Rule{t.inbound(limits{})}}}}
+	return t, []action{apply{Change{Remove: []Rule{t.inbound()}}}}
 }
 
 // gone is the end: nothing of ours is in the switch.
@@ -452,12 +452,10 @@ func (t txn) outbound() Rule {
 	}
 }
 
-// inbound is the rule from the provider's network to the workload. Its idle time is
-// no part of the transaction: it outlasts both outbounds' idle times, their gates
-// and the drain, so that only a rule that both ends have lost can run out.
-func (t txn) inbound(lim limits) Rule {
+// inbound is the rule from the provider's network to the workload. It never expires
+// by itself while its peer has a lease: who sends to it may be silent for long.
+func (t txn) inbound() Rule {
 	r := t.outbound()
-	r.Direction, r.Hop = Inbound, 0
-	r.Idle = 2*t.idle + 4*lim.lease + lim.drain
+	r.Direction, r.Hop, r.Idle = Inbound, 0, 0
 	return r
 }

@@ -167,3 +167,16 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 		}
 	}
 }
+
+// TestPurges: any number of rules of one epoch, direction and peer is named once.
+func TestPurges(t *testing.T) {
+	rule := func(epoch uint16, dir Direction, peer, id uint32) RuleStat {
+		return RuleStat{Epoch: epoch, Rule: Rule{Direction: dir, Peer: peer, ID: id}}
+	}
+	in, out := purges([]RuleStat{
+		rule(1, Inbound, 5, 1), rule(1, Outbound, 5, 2), rule(1, Inbound, 5, 3), rule(1, Inbound, 6, 4),
+		rule(2, Inbound, 5, 5), rule(1, Outbound, 5, 6), rule(1, Listen, 0, 7), rule(1, Listen, 0, 8), rule(2, Outbound, 5, 9),
+	})
+	require.Equal(t, []RuleStat{rule(1, Inbound, 5, 1), rule(1, Inbound, 6, 4), rule(2, Inbound, 5, 5)}, in)
+	require.Equal(t, []RuleStat{rule(1, Outbound, 5, 2), rule(1, Listen, 0, 7), rule(2, Outbound, 5, 9)}, out)
+}

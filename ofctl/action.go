@@ -1,7 +1,7 @@
 package ofctl
 
 // Action is what a switch does to a frame: one of Output, ToGroup, SetField,
-// PushVLAN, PopVLAN, DecTTL. No action at all drops the frame.
+// PushVLAN, PopVLAN, DecTTL, Tether. No action at all drops the frame.
 type Action interface {
 	// String is the action as ovs-ofctl takes it.
 	String() string
@@ -37,9 +37,29 @@ type PopVLAN struct{}
 // DecTTL decrements the IP TTL; a frame whose TTL runs out goes to the controller.
 type DecTTL struct{}
 
+// Tether ties the life of flows to the life of the flow that it stands in: when the
+// last flow with an equal Tether goes, for whatever reason, its hard time-out
+// included, the switch deletes all flows of Table that have Cookie. Adding the same
+// flow again before its time-out ends keeps them. So any number of flows can share
+// one time-out, which one flow-mod renews.
+//
+// In a bundle, tethers are counted modification by modification: one that goes
+// before an equal one comes cuts, also what the same bundle adds.
+//
+// It is Open vSwitch's learn action (NXAST_LEARN) with delete_learned and no
+// flow_mod_spec, and it needs CapTether. It must stand in a flow that no packet
+// reaches: executed, it installs a flow in Table that drops everything, of priority
+// 32768 and with Cookie.
+type Tether struct {
+	// Table must not be TableAll.
+	Table  uint8
+	Cookie uint64
+}
+
 func (Output) action()   {}
 func (ToGroup) action()  {}
 func (SetField) action() {}
 func (PushVLAN) action() {}
 func (PopVLAN) action()  {}
 func (DecTTL) action()   {}
+func (Tether) action()   {}

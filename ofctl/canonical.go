@@ -75,6 +75,10 @@ func (m Match) checkActions(actions []Action) error {
 			needs = a.Field.kind.info().needs
 		case DecTTL:
 			needs = needIP
+		case Tether:
+			if a.Table == TableAll {
+				return fmt.Errorf("ofctl: action %s must name one table", a)
+			}
 		}
 		if len(needs) > 0 && !slices.ContainsFunc(needs, m.has) {
 			return fmt.Errorf("ofctl: action %s needs %s in the match", a, needsText(needs))

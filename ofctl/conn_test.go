@@ -86,7 +86,7 @@ func TestHandshake(t *testing.T) {
 		c, _, err := newScripted(t, Config{}, nil)
 		require.NoError(t, err)
 		require.Equal(t, Features{DatapathID: 7, Tables: 9,
-			Capabilities: CapBundle | CapFragMatch | CapPortMask | CapCheckPktLarger | CapTTLMatch}, c.Features())
+			Capabilities: CapBundle | CapFragMatch | CapPortMask | CapCheckPktLarger | CapTTLMatch | CapTether}, c.Features())
 		stats, err := c.Flows(t.Context(), AllFlows)
 		require.NoError(t, err)
 		require.Len(t, stats, 2, "both parts")

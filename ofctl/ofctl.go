@@ -102,6 +102,7 @@ const (
 	CapPortMask                                // masked L4 ports
 	CapCheckPktLarger                          // check_pkt_larger action
 	CapTTLMatch                                // NXM_NX_IP_TTL
+	CapTether                                  // Tether
 )
 
 // Has tells whether all of want are in c.

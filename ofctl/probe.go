@@ -18,6 +18,7 @@ func (c *Conn) probe(ctx context.Context) (Capabilities, error) {
 		{CapFragMatch, probeFlow(IP4(NotFragment()))},
 		{CapPortMask, probeFlow(TCP4(PortRange(TCPDst(0xf000), 0xf000)))},
 		{CapTTLMatch, probeFlow(IP4(TTL(255)))},
+		{CapTether, FlowMod{Flow: Flow{Apply: []Action{Tether{Table: 1}}}}},
 		{CapCheckPktLarger, checkPktLarger{}},
 	}
 	id := c.bundle.Add(1)

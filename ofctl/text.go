@@ -60,6 +60,16 @@ func (PopVLAN) String() string { return "pop_vlan" }
 // String is "dec_ttl".
 func (DecTTL) String() string { return "dec_ttl" }
 
+// String is the action as ovs-ofctl takes it, for example
+// "learn(table=20,delete_learned,cookie=0x5eed)".
+func (a Tether) String() string {
+	s := "learn(table=" + strconv.Itoa(int(a.Table)) + ",delete_learned"
+	if a.Cookie != 0 {
+		s += ",cookie=0x" + strconv.FormatUint(a.Cookie, 16)
+	}
+	return s + ")"
+}
+
 // number is f's value or mask as an integer, for fields of up to 8 bytes.
 func (f Field) number(b [16]byte) uint64 {
 	var full [8]byte

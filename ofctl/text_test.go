@@ -104,6 +104,10 @@ func flowTexts() []struct {
 		{"action set", ofctl.Flow{Match: ofctl.IP4(), Apply: as{out(4)}, Clear: true,
 			Write: as{set(ofctl.EthDst(macB)), ofctl.ToGroup{ID: 1}}, Goto: 1},
 			"table=0,priority=0,ip actions=output:4,clear_actions,write_actions(set_field:02:00:00:00:00:0b->eth_dst,group:1),goto_table:1"},
+		{"tether", ofctl.Flow{Table: 22, Cookie: 0x5eed, HardTimeout: 30, Match: ofctl.Match{ofctl.Metadata(7, 0)},
+			Apply: as{ofctl.Tether{Table: 20, Cookie: 0x5eed}, ofctl.Tether{Table: 10}}},
+			"cookie=0x5eed,table=22,priority=0,hard_timeout=30,metadata=0x7 " +
+				"actions=learn(table=20,delete_learned,cookie=0x5eed),learn(table=10,delete_learned)"},
 		{"in port LOCAL", ofctl.Flow{Match: ofctl.Match{ofctl.InPort(ofctl.PortLocal)}, Apply: as{ofctl.ToController(0xffff)}},
 			"table=0,priority=0,in_port=LOCAL actions=CONTROLLER:65535"},
 	}

@@ -14,6 +14,16 @@ const (
 	actionGroup    = 22
 	actionDecTTL   = 24
 	actionSetField = 25
+	actionVendor   = 0xffff
+)
+
+// NXAST_LEARN, as far as Tether needs it: its length without flow_mod_specs, its
+// subtype, NX_LEARN_F_DELETE_LEARNED, and OFP_DEFAULT_PRIORITY.
+const (
+	learnLen      = 32
+	learnSubtype  = 16
+	learnDelete   = 2
+	learnPriority = 0x8000
 )
 
 // etherTypeVLAN is 802.1Q's tag.
@@ -59,9 +69,37 @@ func appendActions(b []byte, actions []Action) []byte {
 		case DecTTL:
 			b = be.AppendUint32(b, actionDecTTL<<16|8)
 			b = appendZeros(b, 4)
+		case Tether:
+			b = appendTether(b, a)
 		}
 	}
 	return b
+}
+
+func appendTether(b []byte, a Tether) []byte {
+	be := binary.BigEndian
+	b = be.AppendUint32(b, actionVendor<<16|learnLen)
+	b = be.AppendUint32(b, ofp.ExperimenterNicira)
+	b = be.AppendUint64(b, learnSubtype<<48|learnPriority) // and no time-outs
+	b = be.AppendUint64(b, a.Cookie)
+	b = be.AppendUint16(b, learnDelete)
+	b = append(b, a.Table, 0)
+	return appendZeros(b, 4) // no time-outs after a FIN
+}
+
+// takeTether reads an experimenter's action; nil if it is none, or one that learns.
+func takeTether(c *ofp.Cursor) Action {
+	if c.U32() != ofp.ExperimenterNicira || c.U64() != learnSubtype<<48|learnPriority {
+		return nil
+	}
+	a := Tether{Cookie: c.U64()}
+	flags := c.U16()
+	a.Table = c.U8()
+	c.Skip(1)
+	if fin := c.U32(); flags != learnDelete || fin != 0 || c.Len() > 0 || a.Table == TableAll || c.Short() {
+		return nil
+	}
+	return a
 }
 
 // takeActions reads actions to the end of c. partial says that there were some
@@ -118,6 +156,8 @@ func decodeAction(typ uint16, c ofp.Cursor) (a Action, err error) {
 		a = PopVLAN{}
 	case actionDecTTL:
 		a = DecTTL{}
+	case actionVendor:
+		return takeTether(&c), nil
 	default:
 		return nil, nil
 	}

@@ -115,9 +115,12 @@ func (c *conn) Apply(ctx context.Context, ch bypass.Change) error {
 			}
 		}
 		for _, p := range ch.Purge {
-			if old := s.tables.rules[ruleKey{p.Epoch, p.Rule.Direction, p.Rule.ID}]; old != nil {
-				s.tables.drop(old)
+			if p.Epoch != c.epoch {
+				s.purge(p)
 			}
+		}
+		for _, l := range ch.Leases {
+			s.tetherLocked(now, peerKey{c.epoch, l.Peer}, l)
 		}
 		s.changedLocked()
 		return nil

@@ -74,8 +74,12 @@ func (b *bench) Recv(e bypasstest.End, timeout time.Duration) []byte {
 // Foreign: there is nobody else in this switch.
 func (b *bench) Foreign() func() string { return func() string { return "" } }
 
-func (b *bench) Delete(epoch uint16, dir bypass.Direction, id uint32) {
-	require.True(b.t, b.sw.Forget(epoch, dir, id))
+func (b *bench) Delete(epoch uint16, dir bypass.Direction, peer uint32) {
+	for _, s := range b.sw.Rules() {
+		if s.Epoch == epoch && s.Rule.Direction == dir && s.Rule.Peer == peer {
+			require.True(b.t, b.sw.Forget(epoch, dir, s.Rule.ID))
+		}
+	}
 }
 
 func TestDatapath(t *testing.T) {

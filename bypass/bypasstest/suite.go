@@ -45,8 +45,8 @@ type Bench interface {
 	// Foreign makes somebody else put something of his own into the switch, and
 	// returns a function that says all that he has there.
 	Foreign() func() string
-	// Delete makes somebody else delete a rule.
-	Delete(epoch uint16, dir bypass.Direction, id uint32)
+	// Delete makes somebody else delete a peer's rules of one direction.
+	Delete(epoch uint16, dir bypass.Direction, peer uint32)
 }
 
 // DatapathHarness makes Benches.
@@ -60,7 +60,7 @@ type DatapathHarness struct {
 // RunDatapath runs every case of the conformance suite against a fresh Bench each.
 func RunDatapath(t *testing.T, h DatapathHarness) {
 	t.Helper()
-	for _, c := range slices.Concat(leaseCases(), ruleCases(), matchCases(), controllerCases(), baseCases()) {
+	for _, c := range slices.Concat(leaseCases(), tetherCases(), ruleCases(), matchCases(), controllerCases(), baseCases()) {
 		t.Run(c.name, func(t *testing.T) {
 			if h.Virtual {
 				synctest.Test(t, func(t *testing.T) { runCase(t, h, c) })
@@ -322,17 +322,11 @@ func (e *env) pass(d time.Duration) {
 	e.b.Settle()
 }
 
-// rules is the switch's rules by epoch, direction and ID, without what not every
-// switch can tell.
+// rules is the switch's rules by epoch, direction and ID.
 func (e *env) rules() []bypass.RuleStat {
 	e.t.Helper()
 	list, err := e.dp.Rules(e.t.Context())
 	require.NoError(e.t, err)
 	sortStats(list)
-	for i := range list {
-		if list[i].Rule.Direction != bypass.Outbound {
-			list[i].Rule.Peer = 0
-		}
-	}
 	return list
 }

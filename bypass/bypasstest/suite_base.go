@@ -166,12 +166,12 @@ func baseCases() []datapathCase {
 		}},
 		{"Set again keeps it", func(e *env) {
 			b := e.guarded()
-			b.Lease = 3 * time.Second
+			b.Lease = 4 * time.Second
 			e.set(b)
 			e.bypassed(lease(long, long))
-			e.pass(2 * time.Second)
+			e.pass(2500 * time.Millisecond)
 			e.set(b)
-			e.pass(2 * time.Second)
+			e.pass(2500 * time.Millisecond)
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 		}},
 		{"what is not ours is left alone", func(e *env) {

@@ -19,6 +19,7 @@ type tables struct {
 	outGates map[outGate]time.Time
 	inGates  map[inGate]time.Time
 	leases   map[leaseKey]bypass.Lease // what the gates were made of
+	tethers  map[peerKey]*tether
 	cache    map[cacheKey]*cached
 }
 
@@ -43,6 +44,27 @@ type outGate struct {
 	epoch uint16
 	peer  uint32
 	proto bypass.Proto
+}
+
+// peerKey names a peer of one run.
+type peerKey struct {
+	epoch uint16
+	peer  uint32
+}
+
+// tether holds a peer's rules: they go when its last lease ends. There is none
+// before the first one.
+type tether struct {
+	ends  map[bypass.Proto]time.Time
+	timer *time.Timer
+}
+
+// left is for how long the tether holds.
+func (t *tether) left(now time.Time) (d time.Duration) {
+	for _, end := range t.ends {
+		d = max(d, end.Sub(now))
+	}
+	return d
 }
 
 type leaseKey struct {
@@ -74,10 +96,14 @@ func (t *tables) clear() {
 	for _, r := range t.rules {
 		r.stop()
 	}
+	for _, h := range t.tethers {
+		h.timer.Stop()
+	}
 	*t = tables{
 		rules: map[ruleKey]*rule{}, byMatch: map[matchKey]*rule{},
 		outGates: map[outGate]time.Time{}, inGates: map[inGate]time.Time{},
-		leases: map[leaseKey]bypass.Lease{}, cache: map[cacheKey]*cached{},
+		leases: map[leaseKey]bypass.Lease{}, tethers: map[peerKey]*tether{},
+		cache: map[cacheKey]*cached{},
 	}
 }
 
@@ -101,6 +127,9 @@ func match(r bypass.Rule) matchKey {
 
 // put makes nr a rule, in place of what has its ID or its match.
 func (t *tables) put(nr *rule) {
+	if nr.Direction == bypass.Inbound {
+		nr.Idle = 0
+	}
 	nr.lastHit = time.Now()
 	if nr.Hard > 0 {
 		nr.hardEnd = time.Now().Add(nr.Hard)
@@ -121,6 +150,15 @@ func (t *tables) drop(r *rule) {
 	r.stop()
 	delete(t.rules, r.key())
 	delete(t.byMatch, match(r.Rule))
+}
+
+// purge removes the rules that have p's epoch, direction and peer.
+func (t *tables) purge(p bypass.RuleStat) {
+	for _, r := range t.sortedRules() {
+		if r.epoch == p.Epoch && r.Direction == p.Rule.Direction && r.Peer == p.Rule.Peer {
+			t.drop(r)
+		}
+	}
 }
 
 // find is the rule that a removal means: the one with r's match and ID, of any

@@ -129,6 +129,56 @@ func (s *Switch) expire(r *rule) {
 	}
 }
 
+// tetherLocked notes how long lease l holds its peer's rules. A lease that ends with
+// 0 takes them along without a word, if it was the last.
+func (s *Switch) tetherLocked(now time.Time, k peerKey, l bypass.Lease) {
+	t := s.tethers[k]
+	if t == nil {
+		if max(l.Outbound, l.Inbound) <= 0 {
+			return
+		}
+		t = &tether{ends: map[bypass.Proto]time.Time{}}
+		t.timer = time.AfterFunc(max(l.Outbound, l.Inbound), func() { s.untether(k, t) })
+		s.tethers[k] = t
+	}
+	t.ends[l.Proto] = now.Add(max(l.Outbound, l.Inbound))
+	if left := t.left(now); left > 0 {
+		t.timer.Reset(left)
+		return
+	}
+	t.timer.Stop()
+	delete(s.tethers, k)
+	for _, r := range s.sortedRules() {
+		if r.on(k) {
+			s.tables.drop(r)
+		}
+	}
+}
+
+// untether is called when t may hold no longer.
+func (s *Switch) untether(k peerKey, t *tether) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tethers[k] != t {
+		return
+	}
+	if left := t.left(time.Now()); left > 0 {
+		t.timer.Reset(left)
+		return
+	}
+	delete(s.tethers, k)
+	for _, r := range s.sortedRules() {
+		if r.on(k) {
+			s.lostLocked(r)
+		}
+	}
+}
+
+// on tells whether r depends on k's leases.
+func (r *rule) on(k peerKey) bool {
+	return r.Direction != bypass.Listen && r.epoch == k.epoch && r.Peer == k.peer
+}
+
 // sortedRules lists the rules in a fixed order, so that events come in one.
 func (t *tables) sortedRules() []*rule {
 	list := make([]*rule, 0, len(t.rules))

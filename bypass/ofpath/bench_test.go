@@ -17,11 +17,8 @@ import (
 	"github.com/viasnet/vias/ofctl/ofctltest"
 )
 
-// tableOf and priorityOf tell the flows of a direction in the default layout.
-var (
-	tableOf    = map[bypass.Direction]uint8{bypass.Outbound: 20, bypass.Inbound: 10, bypass.Listen: 0}
-	priorityOf = map[bypass.Direction]uint16{bypass.Outbound: 100, bypass.Inbound: 100, bypass.Listen: 310}
-)
+// tableOf is where a direction's rules are in the default layout.
+var tableOf = map[bypass.Direction]uint8{bypass.Outbound: 20, bypass.Inbound: 10}
 
 // foreignFlows are what the host itself has in the switch: NORMAL for all, and
 // flows in tables and with priorities that are ours too.
@@ -30,6 +27,7 @@ var foreignFlows = []ofctl.Flow{
 	{Priority: 300, Cookie: 0x1234, Match: ofctl.TCP4(ofctl.InPort(77)), Apply: []ofctl.Action{ofctl.Normal()}},
 	{Table: 10, Priority: 7, Cookie: 5, Match: ofctl.ARP(), Apply: []ofctl.Action{ofctl.Normal()}},
 	{Table: 21, Priority: 100, Match: ofctl.UDP4(), Apply: []ofctl.Action{ofctl.Normal()}},
+	{Table: 22, Priority: 100, Match: ofctl.TCP4(), Apply: []ofctl.Action{ofctl.Tether{Table: 20, Cookie: 0x1234}}},
 }
 
 // other is somebody else's connection to the switch.
@@ -82,19 +80,17 @@ func (o other) flows() []ofctl.FlowStat {
 	return flows
 }
 
-// delete deletes the flow of one rule.
-func (o other) delete(epoch uint16, dir bypass.Direction, id uint32) {
+// delete deletes a peer's rules of one direction.
+func (o other) delete(epoch uint16, dir bypass.Direction, peer uint32) {
 	o.t.Helper()
-	for _, s := range o.flows() {
-		if s.Table == tableOf[dir] && s.Priority == priorityOf[dir] && s.Cookie == cookie(epoch, id) {
-			o.apply(ofctl.FlowMod{Command: ofctl.DeleteStrict, Flow: s.Flow})
-			return
-		}
-	}
-	require.FailNow(o.t, "no such flow", "%v %d", dir, id)
+	n := len(o.flows())
+	o.apply(ofctl.FlowMod{
+		Command: ofctl.Delete, CookieMask: ^uint64(0), Flow: ofctl.Flow{Table: tableOf[dir], Cookie: cookie(epoch, peer)},
+	})
+	require.Less(o.t, len(o.flows()), n, "no such flow: %v of %d", dir, peer)
 }
 
-func cookie(epoch uint16, id uint32) uint64 { return 0x7661<<48 | uint64(epoch)<<32 | uint64(id) }
+func cookie(epoch uint16, whose uint32) uint64 { return 0x7661<<48 | uint64(epoch)<<32 | uint64(whose) }
 
 // fakeBench is a datapath on an OpenFlow switch in memory.
 type fakeBench struct {
@@ -150,11 +146,11 @@ func (b *fakeBench) Open(ctx context.Context) (bypass.Datapath, error) {
 	return ofpath.Open(b.config())(ctx)
 }
 
-func (b *fakeBench) Ofport(e bypasstest.End) uint32                 { return b.ports[e] }
-func (b *fakeBench) Send(e bypasstest.End, frame []byte)            { b.fake.Input(b.ports[e], frame) }
-func (b *fakeBench) Settle()                                        {}
-func (b *fakeBench) Foreign() func() string                         { return b.foreign() }
-func (b *fakeBench) Delete(e uint16, d bypass.Direction, id uint32) { b.delete(e, d, id) }
+func (b *fakeBench) Ofport(e bypasstest.End) uint32                   { return b.ports[e] }
+func (b *fakeBench) Send(e bypasstest.End, frame []byte)              { b.fake.Input(b.ports[e], frame) }
+func (b *fakeBench) Settle()                                          {}
+func (b *fakeBench) Foreign() func() string                           { return b.foreign() }
+func (b *fakeBench) Delete(e uint16, d bypass.Direction, peer uint32) { b.delete(e, d, peer) }
 
 func (b *fakeBench) Recv(e bypasstest.End, timeout time.Duration) []byte {
 	select {

@@ -21,8 +21,8 @@ type Config struct {
 	// Uplink is the port that leads to the provider's network: its name, or its
 	// OpenFlow port number. A name is looked up again whenever ports change. Required.
 	Uplink string
-	// InboundTable and OutboundTable hold the exact rules; the table after
-	// OutboundTable holds the outbound gates. 0 = 10 and 20.
+	// InboundTable and OutboundTable hold the exact rules; the two tables after
+	// OutboundTable hold the outbound gates and the tethers. 0 = 10 and 20.
 	InboundTable, OutboundTable uint8
 	// Priority is that of the gates in table 0; the guard is 10 below, listen rules
 	// are 10 above. 0 = 300; 11 at least. The host's own flows in table 0 that must
@@ -79,17 +79,16 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) check() error {
-	gates := c.OutboundTable + 1
 	switch {
 	case c.Dial == nil:
 		return errors.New("ofpath: config: Dial is missing")
 	case c.Uplink == "":
 		return errors.New("ofpath: config: Uplink is missing")
-	case c.InboundTable >= 254 || c.OutboundTable >= 253:
-		return errors.New("ofpath: config: tables must be below 254, the outbound one below 253")
-	case c.InboundTable == c.OutboundTable || c.InboundTable == gates:
-		return fmt.Errorf("ofpath: config: InboundTable %d is one of the outbound tables %d and %d",
-			c.InboundTable, c.OutboundTable, gates)
+	case c.InboundTable >= 254 || c.OutboundTable >= 252:
+		return errors.New("ofpath: config: tables must be below 254, the outbound one below 252")
+	case c.InboundTable >= c.OutboundTable && c.InboundTable <= c.tetherTable():
+		return fmt.Errorf("ofpath: config: InboundTable %d is one of the outbound tables %d to %d",
+			c.InboundTable, c.OutboundTable, c.tetherTable())
 	case c.Priority <= guardBelow || c.Priority > 0xffff-listenAbove:
 		return fmt.Errorf("ofpath: config: priority %d leaves no room for guard and listen rules", c.Priority)
 	case c.GroupBase > 0xffff_ff00-groupCount:
@@ -142,6 +141,7 @@ func lacks(f ofctl.Features) error {
 		{ofctl.CapBundle, "atomic bundles (ONF EXT-230)"},
 		{ofctl.CapFragMatch, "matching on fragments (nw_frag)"},
 		{ofctl.CapPortMask, "masked transport ports"},
+		{ofctl.CapTether, "learn with delete_learned (Open vSwitch's)"},
 	}
 	var err error
 	for _, n := range needs {

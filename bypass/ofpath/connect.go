@@ -129,8 +129,8 @@ func (d *datapath) intactLocked(flows []ofctl.FlowStat) bool {
 			return false
 		}
 	}
-	for _, r := range d.installed {
-		if !there[name(d.layout.rule(r))] {
+	for _, r := range d.installed.rules {
+		if !there[name(d.layout.rule(r.Rule))] {
 			return false
 		}
 	}

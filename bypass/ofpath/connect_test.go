@@ -59,6 +59,16 @@ func (r *rig) next() bypass.Event {
 	}
 }
 
+// nextButPorts is next without PortsChanged.
+func (r *rig) nextButPorts() bypass.Event {
+	r.t.Helper()
+	for {
+		if e := r.next(); e != (bypass.PortsChanged{}) {
+			return e
+		}
+	}
+}
+
 func (r *rig) up(fresh bool) {
 	r.t.Helper()
 	require.Equal(r.t, bypass.DatapathUp{Fresh: fresh}, r.next())
@@ -100,7 +110,7 @@ func change(n int) bypass.Change {
 		LocalMAC: tap.MAC{2, 0xa, 0, 0, 0, 1}, RemoteMAC: tap.MAC{2, 0xb, 0, 0, 0, 1}, Idle: time.Minute,
 	}
 	in := out
-	in.ID, in.Direction, in.Idle = uint32(2*n+2), bypass.Inbound, 10*time.Minute
+	in.ID, in.Direction, in.Idle = uint32(2*n+2), bypass.Inbound, 0
 	return bypass.Change{Add: []bypass.Rule{in, out}}
 }
 
@@ -139,13 +149,13 @@ func TestReconnect(t *testing.T) {
 
 // TestReconnectAfterLoss: what vanished while nobody was connected is noticed.
 func TestReconnectAfterLoss(t *testing.T) {
-	for _, lost := range []uint32{0, 1, 2} { // 0: a flow of the slow half
+	for _, table := range []uint8{0, 10, 20} { // 0: a flow of the slow half
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t)
 			r.bypassed()
 			r.fake.Disconnect()
 			for _, s := range r.flows() {
-				if s.Cookie == cookie(0x4d, lost) && s.Priority != 0 {
+				if s.Table == table && s.Priority != 0 && (table > 0 || s.Cookie == cookie(0x4d, 0)) {
 					r.apply(ofctl.FlowMod{Command: ofctl.DeleteStrict, Flow: s.Flow})
 				}
 			}
@@ -182,6 +192,7 @@ func TestAway(t *testing.T) {
 func TestLacks(t *testing.T) {
 	for want, c := range map[string]ofctl.Capabilities{
 		"bundles": ofctl.CapBundle, "nw_frag": ofctl.CapFragMatch, "ports": ofctl.CapPortMask,
+		"delete_learned": ofctl.CapTether,
 	} {
 		sw := ofctltest.New(ofctltest.Config{Lacks: c})
 		_, err := ofpath.Open(ofpath.Config{
@@ -237,7 +248,7 @@ func TestRefused(t *testing.T) {
 		c := change(1)
 		c.Remove = change(0).Add
 		require.Error(t, r.dp.Apply(t.Context(), c))
-		r.Delete(0x4d, bypass.Outbound, 1)
+		r.Delete(0x4d, bypass.Outbound, 5)
 		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
 		r.fake.Disconnect()
 		r.down()
@@ -266,14 +277,14 @@ func TestEpochs(t *testing.T) {
 		next.Epoch++
 		require.NoError(t, r.dp.Set(t.Context(), next))
 		r.fake.Input(1, probe.Frame())
-		r.Delete(0x4d, bypass.Outbound, 1)
-		r.Delete(0x4d, bypass.Inbound, 2)
+		r.Delete(0x4d, bypass.Outbound, 5)
+		r.Delete(0x4d, bypass.Inbound, 5)
 		r.fake.Disconnect()
 		r.down() // and nothing before it
 		r.up(false)
 		same := change(0).Add
 		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Add: same}))
-		r.Delete(0x4e, bypass.Outbound, 1)
+		r.Delete(0x4e, bypass.Outbound, 5)
 		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
 	})
 }
@@ -303,7 +314,15 @@ func TestUplinkMoves(t *testing.T) {
 		r.fake.Input(3, out.Frame())
 		require.NotNil(t, r.Recv(bypasstest.Uplink, time.Second))
 
+		list, err := r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 2)
+		require.ElementsMatch(t, []uint32{1, 2}, []uint32{list[0].Rule.ID, list[1].Rule.ID})
+
 		<-time.After(21 * time.Second) // the inbound lease was for 30 s
+		require.ElementsMatch(t, []bypass.Event{
+			bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, bypass.RuleLost{ID: 2, Direction: bypass.Inbound},
+		}, []bypass.Event{r.nextButPorts(), r.nextButPorts()})
 		r.fake.Input(9, in.Frame())
 		require.Nil(t, r.Recv(bypasstest.WorkloadA, time.Second))
 		for _, s := range r.flows() {
@@ -330,18 +349,25 @@ func TestNoUplink(t *testing.T) {
 }
 
 // TestNothingLeft: what a killed process leaves is gone by time-outs alone, but for
-// exact rules with an idle time, which are inert, and groups, which the next run of
-// the same layout deletes.
+// groups, which the next run of the same layout deletes. Rules go with the lease, the
+// slow half with Base.Lease.
 func TestNothingLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.bypassed()
-		require.NoError(t, r.dp.Close())
-		<-time.After(time.Minute + time.Second)
-		for _, s := range r.flows() {
-			require.True(t, s.Cookie == 0 || s.IdleTimeout > 0, "%v", s)
+		rules := func() (n int) {
+			for _, s := range r.flows() {
+				if s.Cookie == cookie(0x4d, 5) {
+					n++
+				}
+			}
+			return n
 		}
-		<-time.After(10 * time.Minute)
+		require.Equal(t, 5, rules(), "rules, gates, tether")
+		require.NoError(t, r.dp.Close())
+		<-time.After(30*time.Second + time.Millisecond)
+		require.Zero(t, rules())
+		<-time.After(30 * time.Second)
 		require.Empty(t, r.dumpFlows())
 		next := watchRig(t, r.fakeBench, r.config())
 		next.up(true)

@@ -55,13 +55,25 @@ func TestCost(t *testing.T) {
 		}
 		require.Equal(t, 10000, count.take())
 		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{renewal()}}))
-		require.Equal(t, 2, count.take(), "a renewed lease")
+		require.Equal(t, 3, count.take(), "a lease")
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{renewal()}}))
+		require.Equal(t, 3, count.take(), "a renewed lease: gates and tether")
 		require.NoError(t, r.dp.Set(t.Context(), base()))
 		require.Equal(t, 3+2+2, count.take(), "a renewed slow half")
 		next := base()
 		next.Hops[0].Dst[5]++
 		require.NoError(t, r.dp.Set(t.Context(), next))
 		require.Equal(t, 1+3+2+2, count.take(), "a next hop that moved")
+		list, err := r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 10000)
+		none := renewal()
+		none.Outbound, none.Inbound = 0, 0
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{none}}))
+		require.Equal(t, 3, count.take(), "the end of a lease")
+		list, err = r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, list)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/ofctl"
@@ -33,15 +34,10 @@ type datapath struct {
 	sw        ofctl.Switch // nil = away
 	layout    layout       // layout.uplink 0 = the switch has no such port
 	base      *bypass.Base // what Set was last told; nil = nothing
-	installed map[ruleKey]bypass.Rule
-	doubt     bool // a change was not confirmed
+	installed index
+	held      map[lessee]time.Time // until when there is a tether
+	doubt     bool                 // a change was not confirmed
 	watchers  map[*watcher]bool
-}
-
-// ruleKey names a rule of this epoch.
-type ruleKey struct {
-	dir bypass.Direction
-	id  uint32
 }
 
 func newDatapath(cfg Config) *datapath {
@@ -50,7 +46,7 @@ func newDatapath(cfg Config) *datapath {
 		cfg: cfg, ctx: ctx, cancel: cancel,
 		done: make(chan struct{}), ports: make(chan struct{}, 1), change: make(chan struct{}, 1),
 		layout:    layout{cfg: cfg},
-		installed: map[ruleKey]bypass.Rule{}, watchers: map[*watcher]bool{},
+		installed: newIndex(), held: map[lessee]time.Time{}, watchers: map[*watcher]bool{},
 	}
 }
 
@@ -161,7 +157,8 @@ func (d *datapath) Set(ctx context.Context, b bypass.Base) error {
 	}
 	if fresh {
 		d.mu.Lock()
-		clear(d.installed) // rules of another epoch are not ours to miss
+		d.installed = newIndex() // rules of another epoch are not ours to miss
+		clear(d.held)
 		d.mu.Unlock()
 	}
 	return nil
@@ -245,10 +242,17 @@ func (d *datapath) Rules(ctx context.Context) ([]bypass.RuleStat, error) {
 		return nil, convert("rules", err)
 	}
 	var list []bypass.RuleStat
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, s := range flows {
-		if r, ok := d.cfg.stat(s); ok {
-			list = append(list, r)
+		r, ok := d.cfg.stat(s)
+		if !ok {
+			continue
 		}
+		if r.Epoch == d.layout.epoch {
+			r.Rule.ID = d.installed.byMatch[keyOf(r.Rule.Direction, s.Match)].id
+		}
+		list = append(list, r)
 	}
 	return list, nil
 }

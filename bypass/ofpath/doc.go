@@ -1,15 +1,17 @@
 // Package ofpath is a bypass.Datapath on an OpenFlow 1.3 switch: it turns rules and
 // leases into flows, and what the switch reports into events. The switch must have
-// atomic bundles, nw_frag and masked ports; Open vSwitch has.
+// atomic bundles, nw_frag, masked ports, and learn with delete_learned; Open vSwitch
+// has.
 //
 // # The pipeline
 //
-// Exact rules (one for each direction of a flow) carry no lease. Gates do, a fixed
-// number for each peer and protocol, so a lease costs two flow-mods to renew, however
-// many rules stand behind it; behind a dead gate rules are inert. All that Set and
-// leases make has a hard time-out. This is one TCP bypass as ovs-ofctl dumps it
-// (testdata/pipeline.txt, broken into lines). The workload 192.168.7.1 is at port 3, its
-// peer is 192.168.7.9, the hosts are 10.1.0.1 and 10.1.0.2, the uplink is port 1:
+// Exact rules (one for each direction of a flow) carry no lease. Gates and a tether do,
+// a fixed number for each peer and protocol, so a lease costs three flow-mods to renew,
+// however many rules stand behind it. Behind a dead gate rules are inert; with a peer's
+// last tether they go. All that Set and leases make has a hard time-out. This is one TCP
+// bypass as ovs-ofctl dumps it (testdata/pipeline.txt, broken into lines). The workload
+// 192.168.7.1 is at port 3, its peer is 192.168.7.9, the hosts are 10.1.0.1 and 10.1.0.2,
+// the uplink is port 1:
 //
 //	table 0: whose is it?
 //	  cookie=0x7661004d00000003, hard_timeout=60, priority=300,tcp,in_port=3,vlan_tci=0x0000/0x1fff,    workload
@@ -20,14 +22,14 @@
 //	      nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=0xf000/0xf000 actions=CONTROLLER:64                    (and udp)
 //	  priority=0 actions=NORMAL                                                                         the host's own
 //	table 10: inbound rules
-//	  cookie=0x7661004d00000248, idle_timeout=600, send_flow_rem priority=100,tcp,in_port=1,
+//	  cookie=0x7661004d00000005, send_flow_rem priority=100,tcp,in_port=1,
 //	      nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_src=61440,tp_dst=61731
 //	      actions=set_field:02:0b:00:00:00:01->eth_src,set_field:02:0a:00:00:00:01->eth_dst,
 //	      set_field:192.168.7.9->ip_src,set_field:192.168.7.1->ip_dst,
 //	      set_field:80->tcp_src,set_field:20291->tcp_dst,output:3
 //	  cookie=0x7661004d00000000, hard_timeout=60, priority=0 actions=CONTROLLER:64                      orphan
 //	table 20: outbound rules only write down what would be done
-//	  cookie=0x7661004d00000247, idle_timeout=60, send_flow_rem priority=100,tcp,in_port=3,
+//	  cookie=0x7661004d00000005, idle_timeout=60, send_flow_rem priority=100,tcp,in_port=3,
 //	      dl_src=02:0a:00:00:00:01,dl_dst=02:0b:00:00:00:01,
 //	      nw_src=192.168.7.1,nw_dst=192.168.7.9,tp_src=20291,tp_dst=80
 //	      actions=write_actions(set_field:10.1.0.1->ip_src,set_field:10.1.0.2->ip_dst,
@@ -37,6 +39,10 @@
 //	table 21: outbound gates decide whether it is done
 //	  cookie=0x7661004d00000005, hard_timeout=25, priority=100,tcp,metadata=0x4d000005 actions=drop     gate
 //	  cookie=0x7661004d00000000, hard_timeout=60, priority=0 actions=NORMAL,clear_actions               overlay
+//	table 22: tethers hold the rules of tables 10 and 20; nothing leads here
+//	  cookie=0x7661004d00000005, hard_timeout=30, priority=100,tcp,metadata=0x4d000005                  tether
+//	      actions=learn(table=20,delete_learned,cookie=0x7661004d00000005),
+//	      learn(table=10,delete_learned,cookie=0x7661004d00000005)
 //	group_id=1986068481,type=indirect,bucket=actions=set_field:02:0c:00:00:00:01->eth_src,
 //	    set_field:02:0c:00:00:00:02->eth_dst,output:1                                                   next hop
 //
@@ -45,21 +51,28 @@
 // is no gate, the frame goes on unchanged and the action set is thrown away. Listen
 // rules stand above the gates, with priority 310 and CONTROLLER:65535.
 //
+// The tether is never executed. It is there for what Open vSwitch does when it goes, by
+// its time-out too: it deletes all flows of these tables with that cookie, unless
+// another flow (the tether of the other protocol) has the same action. It lives as long
+// as the longer half of its lease.
+//
 // # Whose flow is it?
 //
-// A cookie is tag(16) | epoch(16) | id(32): the rule's ID, the peer's number in a gate,
-// the ofport in a workload's flow, 0 in others. The kind is told by table and priority.
-// Metadata is epoch(16) | peer(24), so a lease never revives outbound rules of an
-// earlier run that numbered its peers otherwise. Inbound gates go by addresses, and let
-// packets through to rules of any epoch: who allocates ports must not hand out those of
-// rules that Rules still lists.
+// A cookie is tag(16) | epoch(16) | whose(32): the peer's number in its rules, gates and
+// tethers, the ofport in a workload's flow, 2^31 in a listen rule, 0 in others. The kind
+// is told by table and priority. The ID of a rule is not in the switch: rules are told
+// apart by their matches. Metadata is epoch(16) | peer(24), so a lease never revives
+// outbound rules of an earlier run that numbered its peers otherwise. Inbound gates go by
+// addresses, and let packets through to rules of any epoch: who allocates ports must not
+// hand out those of rules that Rules still lists.
 //
 // # What a dead process leaves
 //
-// Gates go with their leases, misses, workloads and guard with Base.Lease; what is
-// then left are exact rules that no packet reaches any more, until their idle time has
-// passed as well, and groups that nothing refers to in the end. OpenFlow's groups have
-// no time-out: the first Set of the next run deletes those that it does not need.
+// Gates, tethers and with these the rules go with their leases; misses, workloads and
+// guard with Base.Lease. Then nothing is left but groups that no flow refers to.
+// OpenFlow's groups have no time-out: the first Set of the next run deletes those that it
+// does not need. Rules that were added before their peer's first lease would stay; whoever
+// applies changes puts the lease into the same one, or an earlier one.
 //
 // # Who else may program the switch
 //

@@ -25,14 +25,20 @@ type layout struct {
 	uplink uint32
 }
 
-// cookie is tag(16) | epoch(16) | id(32). What kind of flow it is, its table and
-// priority say.
-func (l layout) cookie(id uint32) uint64 {
-	return uint64(l.cfg.CookieTag)<<48 | uint64(l.epoch)<<32 | uint64(id)
+// cookie is tag(16) | epoch(16) | whose(32): of a rule, gate or tether the peer's
+// number, of a workload's flow its ofport, of a listen rule listening, of others 0.
+// What kind of flow it is, its table and priority say.
+func (l layout) cookie(whose uint32) uint64 { return l.cfg.cookie(l.epoch, whose) }
+
+func (c Config) cookie(epoch uint16, whose uint32) uint64 {
+	return uint64(c.CookieTag)<<48 | uint64(epoch)<<32 | uint64(whose)
 }
 
+// listening is no peer's number and no ofport.
+const listening = 1 << 31
+
 func cookieEpoch(c uint64) uint16 { return uint16(c >> 32) }
-func cookieID(c uint64) uint32    { return uint32(c) }
+func cookieWhose(c uint64) uint32 { return uint32(c) }
 
 // owner is the part of a cookie that all our flows share, whatever their epoch.
 func (c Config) owner() ofctl.Owner {
@@ -43,7 +49,8 @@ func (c Config) owner() ofctl.Owner {
 // number means nothing to the rules of another run, and must not revive them.
 func (l layout) metadata(peer uint32) uint64 { return uint64(l.epoch)<<24 | uint64(peer) }
 
-func (c Config) gateTable() uint8 { return c.OutboundTable + 1 }
+func (c Config) gateTable() uint8   { return c.OutboundTable + 1 }
+func (c Config) tetherTable() uint8 { return c.OutboundTable + 2 }
 
 // ports names the port fields of one protocol.
 type portFields struct{ src, dst func(uint16) ofctl.Field }
@@ -95,7 +102,7 @@ func (l layout) rule(r bypass.Rule) ofctl.Flow {
 func (l layout) outbound(r bypass.Rule) ofctl.Flow {
 	f := fieldsOf(r.Flow.Proto)
 	return ofctl.Flow{
-		Table: l.cfg.OutboundTable, Priority: exact, Cookie: l.cookie(r.ID),
+		Table: l.cfg.OutboundTable, Priority: exact, Cookie: l.cookie(r.Peer),
 		IdleTimeout: seconds(r.Idle), SendFlowRemoved: true,
 		Match: ip(r.Flow.Proto, ofctl.InPort(r.Ofport),
 			ofctl.EthSrc(r.LocalMAC), ofctl.EthDst(r.RemoteMAC),
@@ -112,8 +119,7 @@ func (l layout) outbound(r bypass.Rule) ofctl.Flow {
 func (l layout) inbound(r bypass.Rule) ofctl.Flow {
 	f := fieldsOf(r.Flow.Proto)
 	return ofctl.Flow{
-		Table: l.cfg.InboundTable, Priority: exact, Cookie: l.cookie(r.ID),
-		IdleTimeout: seconds(r.Idle), SendFlowRemoved: true,
+		Table: l.cfg.InboundTable, Priority: exact, Cookie: l.cookie(r.Peer), SendFlowRemoved: true,
 		Match: ip(r.Flow.Proto, ofctl.InPort(l.uplink),
 			src(r.Remote.Addr()), dst(r.Local.Addr()),
 			f.src(r.Remote.Port()), f.dst(r.Local.Port())),
@@ -135,7 +141,7 @@ func (l layout) listen(r bypass.Rule) ofctl.Flow {
 		m = append(m, f.src(r.Remote.Port()))
 	}
 	return ofctl.Flow{
-		Table: tableClassify, Priority: l.cfg.Priority + listenAbove, Cookie: l.cookie(r.ID),
+		Table: tableClassify, Priority: l.cfg.Priority + listenAbove, Cookie: l.cookie(listening),
 		HardTimeout: seconds(r.Hard), SendFlowRemoved: true, Match: m,
 		Apply: []ofctl.Action{ofctl.ToController(whole)},
 	}
@@ -158,6 +164,21 @@ func (l layout) outboundGate(e bypass.Lease) ofctl.Flow {
 		Table: l.cfg.gateTable(), Priority: exact, Cookie: l.cookie(e.Peer),
 		HardTimeout: seconds(e.Outbound),
 		Match:       ip(e.Proto, ofctl.Metadata(l.metadata(e.Peer), 0)),
+	}
+}
+
+// tether holds the peer's rules, which have its cookie: when the last tether of the
+// peer goes, they go. Nothing leads to its table.
+func (l layout) tether(e bypass.Lease) ofctl.Flow {
+	cookie := l.cookie(e.Peer)
+	return ofctl.Flow{
+		Table: l.cfg.tetherTable(), Priority: exact, Cookie: cookie,
+		HardTimeout: seconds(max(e.Outbound, e.Inbound)),
+		Match:       ip(e.Proto, ofctl.Metadata(l.metadata(e.Peer), 0)),
+		Apply: []ofctl.Action{
+			ofctl.Tether{Table: l.cfg.OutboundTable, Cookie: cookie},
+			ofctl.Tether{Table: l.cfg.InboundTable, Cookie: cookie},
+		},
 	}
 }
 
@@ -206,8 +227,8 @@ func (l layout) workload(w bypass.Workload, a netip.Addr, p bypass.Proto) ofctl.
 	}
 }
 
-// guard keeps packets that no gate takes from the host's stack. Its cookie has no
-// ID, which tells its packet-ins from those of listen rules.
+// guard keeps packets that no gate takes from the host's stack. Its cookie is
+// nobody's, which tells its packet-ins from those of listen rules.
 func (l layout) guard(g bypass.AddrPair, p bypass.Proto) ofctl.Flow {
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority - guardBelow,

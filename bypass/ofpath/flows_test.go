@@ -44,7 +44,7 @@ func as(r bypass.Rule, change func(*bypass.Rule)) bypass.Rule {
 // TestFlows pairs what a Datapath is told with the words of ovs-ofctl.
 func TestFlows(t *testing.T) {
 	l := testLayout()
-	inbound := as(testRule, func(r *bypass.Rule) { r.Direction, r.ID, r.Idle = bypass.Inbound, 0x2b, 0 })
+	inbound := as(testRule, func(r *bypass.Rule) { r.Direction, r.ID = bypass.Inbound, 0x2b })
 	listen := as(testRule, func(r *bypass.Rule) {
 		r.Direction, r.ID, r.Hard, r.Idle = bypass.Listen, 7, 4*time.Second, 0
 		r.Remote = netip.AddrPortFrom(r.Remote.Addr(), 0)
@@ -52,6 +52,8 @@ func TestFlows(t *testing.T) {
 	udp := func(r *bypass.Rule) { r.Flow.Proto = bypass.UDP }
 	udpLease := testLease
 	udpLease.Proto = bypass.UDP
+	udpHalf := udpLease
+	udpHalf.Inbound = 0
 	w := bypass.Workload{Ofport: 3, MAC: testRule.LocalMAC, IPs: []netip.Addr{testFlow.Src.Addr()}}
 	pair := bypass.AddrPair{Local: testLease.Local, Remote: testLease.Remote}
 	for _, c := range []struct {
@@ -59,22 +61,22 @@ func TestFlows(t *testing.T) {
 		flow ofctl.Flow
 		want string
 	}{
-		{"outbound", l.rule(testRule), `cookie=0x7661004d0000002a,table=20,priority=100,idle_timeout=60,send_flow_rem,
+		{"outbound", l.rule(testRule), `cookie=0x7661004d00000005,table=20,priority=100,idle_timeout=60,send_flow_rem,
 			tcp,in_port=3,dl_src=02:0a:00:00:00:01,dl_dst=02:0b:00:00:00:01,nw_src=192.168.7.1,nw_dst=192.168.7.9,tp_src=40000,tp_dst=80
 			 actions=write_actions(set_field:10.1.0.1->ip_src,set_field:10.1.0.2->ip_dst,set_field:61731->tcp_src,set_field:62550->tcp_dst,group:1986068481),
 			write_metadata:0x4d000005,goto_table:21`},
-		{"outbound udp", l.rule(as(testRule, udp)), `cookie=0x7661004d0000002a,table=20,priority=100,idle_timeout=60,send_flow_rem,
+		{"outbound udp", l.rule(as(testRule, udp)), `cookie=0x7661004d00000005,table=20,priority=100,idle_timeout=60,send_flow_rem,
 			udp,in_port=3,dl_src=02:0a:00:00:00:01,dl_dst=02:0b:00:00:00:01,nw_src=192.168.7.1,nw_dst=192.168.7.9,tp_src=40000,tp_dst=80
 			 actions=write_actions(set_field:10.1.0.1->ip_src,set_field:10.1.0.2->ip_dst,set_field:61731->udp_src,set_field:62550->udp_dst,group:1986068481),
 			write_metadata:0x4d000005,goto_table:21`},
-		{"inbound", l.rule(inbound), `cookie=0x7661004d0000002b,table=10,priority=100,send_flow_rem,
+		{"inbound", l.rule(inbound), `cookie=0x7661004d00000005,table=10,priority=100,send_flow_rem,
 			tcp,in_port=1,nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_src=62550,tp_dst=61731
 			 actions=set_field:02:0b:00:00:00:01->eth_src,set_field:02:0a:00:00:00:01->eth_dst,
 			set_field:192.168.7.9->ip_src,set_field:192.168.7.1->ip_dst,set_field:80->tcp_src,set_field:40000->tcp_dst,output:3`},
-		{"listen", l.rule(listen), `cookie=0x7661004d00000007,table=0,priority=310,hard_timeout=4,send_flow_rem,
+		{"listen", l.rule(listen), `cookie=0x7661004d80000000,table=0,priority=310,hard_timeout=4,send_flow_rem,
 			tcp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=61731 actions=CONTROLLER:65535`},
 		{"listen udp, one port", l.rule(as(listen, func(r *bypass.Rule) { udp(r); r.Remote = testRule.Remote })),
-			`cookie=0x7661004d00000007,table=0,priority=310,hard_timeout=4,send_flow_rem,
+			`cookie=0x7661004d80000000,table=0,priority=310,hard_timeout=4,send_flow_rem,
 			udp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_src=62550,tp_dst=61731 actions=CONTROLLER:65535`},
 		{"inbound gate", l.inboundGate(testLease), `cookie=0x7661004d00000005,table=0,priority=300,hard_timeout=30,
 			tcp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=0xf000/0xf000 actions=goto_table:10`},
@@ -82,6 +84,10 @@ func TestFlows(t *testing.T) {
 			udp,in_port=1,vlan_tci=0x0000/0x1fff,nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=0xf000/0xf000 actions=goto_table:10`},
 		{"outbound gate", l.outboundGate(testLease),
 			`cookie=0x7661004d00000005,table=21,priority=100,hard_timeout=25,tcp,metadata=0x4d000005 actions=drop`},
+		{"tether", l.tether(testLease), `cookie=0x7661004d00000005,table=22,priority=100,hard_timeout=30,tcp,metadata=0x4d000005
+			 actions=learn(table=20,delete_learned,cookie=0x7661004d00000005),learn(table=10,delete_learned,cookie=0x7661004d00000005)`},
+		{"tether udp, of one half", l.tether(udpHalf), `cookie=0x7661004d00000005,table=22,priority=100,hard_timeout=25,udp,metadata=0x4d000005
+			 actions=learn(table=20,delete_learned,cookie=0x7661004d00000005),learn(table=10,delete_learned,cookie=0x7661004d00000005)`},
 		{"workload", l.workload(w, w.IPs[0], bypass.TCP), `cookie=0x7661004d00000003,table=0,priority=300,
 			tcp,in_port=3,vlan_tci=0x0000/0x1fff,dl_src=02:0a:00:00:00:01,nw_src=192.168.7.1,nw_frag=no actions=goto_table:20`},
 		{"guard", l.guard(pair, bypass.TCP), `table=0,priority=290,
@@ -105,13 +111,14 @@ func TestStat(t *testing.T) {
 		for _, proto := range []bypass.Proto{bypass.TCP, bypass.UDP} {
 			r := as(testRule, func(r *bypass.Rule) { r.Direction, r.Flow.Proto = dir, proto })
 			want := r
+			want.ID = 0
 			switch dir {
 			case bypass.Inbound:
-				want.Hop, want.Peer = 0, 0
+				want.Hop, want.Idle = 0, 0
 			case bypass.Listen:
 				r.Hard = time.Second
 				want = bypass.Rule{
-					ID: r.ID, Direction: dir, Flow: bypass.Flow{Proto: proto}, Local: r.Local, Remote: r.Remote, Hard: time.Second,
+					Direction: dir, Flow: bypass.Flow{Proto: proto}, Local: r.Local, Remote: r.Remote, Hard: time.Second,
 				}
 			}
 			got, ok := l.cfg.stat(ofctl.FlowStat{Flow: l.rule(r), Packets: 3, Bytes: 200})
@@ -120,8 +127,8 @@ func TestStat(t *testing.T) {
 		}
 	}
 	flows := append(l.base(bypass.Base{Lease: time.Second, Guard: []bypass.AddrPair{{Local: testLease.Local, Remote: testLease.Remote}}}),
-		l.inboundGate(testLease), l.outboundGate(testLease), ofctl.Flow{Table: 10, Priority: 5},
-		ofctl.Flow{Table: 10, Priority: exact}) // no ID
+		l.inboundGate(testLease), l.outboundGate(testLease), l.tether(testLease), ofctl.Flow{Table: 10, Priority: 5},
+		ofctl.Flow{Table: 10, Priority: exact}) // nobody's
 	for _, f := range flows {
 		_, ok := l.cfg.stat(ofctl.FlowStat{Flow: f})
 		require.False(t, ok, "%v is no rule", f)
@@ -134,6 +141,8 @@ func TestConfig(t *testing.T) {
 		"Uplink":       {Dial: unused},
 		"tables":       {Dial: unused, Uplink: "1", OutboundTable: 253},
 		"InboundTable": {Dial: unused, Uplink: "1", InboundTable: 21},
+		"20 to 22":     {Dial: unused, Uplink: "1", InboundTable: 22},
+		"below 252":    {Dial: unused, Uplink: "1", OutboundTable: 252},
 		"priority":     {Dial: unused, Uplink: "1", Priority: 10},
 		"group IDs":    {Dial: unused, Uplink: "1", GroupBase: 0xffff_0000},
 	} {

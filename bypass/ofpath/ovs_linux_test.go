@@ -34,23 +34,34 @@ type ovsBench struct {
 // newOVSBench makes a bridge named after n, so that cases can run side by side.
 func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 	b := &ovsBench{other: other{t: t}, ovs: ovs, br: "br" + strconv.Itoa(n), uplink: "u" + strconv.Itoa(n)}
-	b.mgmt = ovs.Bridge(b.br)
+	b.mgmt = ovs.Mgmt(b.br)
+	// In one transaction: the switch configures itself anew after each.
+	args := []string{"add-br", b.br, "--", "set", "bridge", b.br, "datapath_type=netdev", "fail-mode=secure",
+		"--", "set", "port", b.br, "trunks=0"}
 	names := []string{bypasstest.Uplink: b.uplink, bypasstest.WorkloadA: "wa", bypasstest.WorkloadB: "wb", bypasstest.Plain: "t"}
 	for i, name := range names {
 		if i > 0 {
 			name += strconv.Itoa(n)
 		}
-		no, err := strconv.ParseUint(ovs.Port(b.br, name, "x"+name), 10, 32)
-		require.NoError(t, err)
-		b.ports[i] = uint32(no)
+		ovs.IP("-n", ovs.Netns, "link", "add", name, "type", "veth", "peer", "name", "x"+name)
+		ovs.IP("-n", ovs.Netns, "link", "set", name, "up")
+		ovs.IP("-n", ovs.Netns, "link", "set", "x"+name, "up")
 		b.fds[i] = packetSocket(t, ovs.Netns, "x"+name)
-		if p := portsOf[i]; p.Tag != 0 {
-			ovs.MustVsctl("set", "port", name, "tag="+strconv.Itoa(int(p.Tag)))
-		} else {
-			ovs.MustVsctl("set", "port", name, "trunks=0")
+		b.ports[i] = uint32(i + 1)
+		vlan := "trunks=0"
+		if tag := portsOf[i].Tag; tag != 0 {
+			vlan = "tag=" + strconv.Itoa(int(tag))
 		}
+		args = append(args, "--", "add-port", b.br, name, vlan,
+			"--", "set", "interface", name, "ofport_request="+strconv.Itoa(i+1))
 	}
-	ovs.MustVsctl("set", "port", b.br, "trunks=0")
+	ovs.MustVsctl(args...)
+	for i, name := range names {
+		if i > 0 {
+			name += strconv.Itoa(n)
+		}
+		require.Equal(t, strconv.Itoa(i+1), ovs.MustVsctl("get", "interface", name, "ofport"))
+	}
 	ovs.IP("-n", ovs.Netns, "link", "set", b.br, "up")
 	b.ports[bypasstest.Stack] = ofctl.PortLocal
 	b.fds[bypasstest.Stack] = packetSocket(t, ovs.Netns, b.br)
@@ -107,9 +118,9 @@ func (b *ovsBench) Open(ctx context.Context) (bypass.Datapath, error) {
 	return ofpath.Open(ofpath.Config{Dial: b.dial, Uplink: b.uplink})(ctx)
 }
 
-func (b *ovsBench) Ofport(e bypasstest.End) uint32                 { return b.ports[e] }
-func (b *ovsBench) Foreign() func() string                         { return b.foreign() }
-func (b *ovsBench) Delete(e uint16, d bypass.Direction, id uint32) { b.delete(e, d, id) }
+func (b *ovsBench) Ofport(e bypasstest.End) uint32                   { return b.ports[e] }
+func (b *ovsBench) Foreign() func() string                           { return b.foreign() }
+func (b *ovsBench) Delete(e uint16, d bypass.Direction, peer uint32) { b.delete(e, d, peer) }
 
 // Settle makes the datapath forget what it has cached, and counts what that was.
 func (b *ovsBench) Settle() {

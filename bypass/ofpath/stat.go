@@ -17,6 +17,7 @@ const (
 	kindOther kind = iota
 	kindBase       // misses, workloads, guard: what Set makes
 	kindGate
+	kindTether
 	kindOutbound
 	kindInbound
 	kindListen
@@ -42,6 +43,8 @@ func (c Config) kindOf(f ofctl.Flow) kind {
 		return kindOutbound
 	case f.Table == c.gateTable():
 		return kindGate
+	case f.Table == c.tetherTable():
+		return kindTether
 	}
 	return kindOther
 }
@@ -79,6 +82,14 @@ func (h header) flow() bypass.Flow {
 		f.Dst = netip.AddrPortFrom(h.dst, h.dp)
 	}
 	return f
+}
+
+// headerOf is what m matches exactly.
+func headerOf(m ofctl.Match) (h header) {
+	for _, f := range m {
+		h.put(f)
+	}
+	return h
 }
 
 // put takes over one exact field; others are of no interest.
@@ -124,19 +135,16 @@ func actions(as []ofctl.Action) (h header, port, group uint32) {
 	return h, port, group
 }
 
-// stat reads a rule back from its flow; false if it is not a rule's. Peer is known
-// of outbound rules only.
+// stat reads a rule back from its flow, without its ID, which is not in the switch;
+// false if it is not a rule's.
 func (c Config) stat(s ofctl.FlowStat) (bypass.RuleStat, bool) {
 	dir, ok := c.kindOf(s.Flow).direction()
-	if !ok || cookieID(s.Cookie) == 0 {
+	if !ok || cookieWhose(s.Cookie) == 0 {
 		return bypass.RuleStat{}, false
 	}
-	var m header
-	for _, f := range s.Match {
-		m.put(f)
-	}
+	m := headerOf(s.Match)
 	r := bypass.Rule{
-		ID: cookieID(s.Cookie), Direction: dir,
+		Direction: dir, Peer: cookieWhose(s.Cookie),
 		Idle: time.Duration(s.IdleTimeout) * time.Second,
 		Hard: time.Duration(s.HardTimeout) * time.Second,
 	}
@@ -149,14 +157,13 @@ func (c Config) stat(s ofctl.FlowStat) (bypass.RuleStat, bool) {
 		r.Flow, r.Local, r.Remote = wire, out.Src, out.Dst
 		r.LocalMAC, r.RemoteMAC = m.smac, m.dmac
 		r.Ofport, r.Hop = m.inPort, group-c.GroupBase
-		r.Peer = uint32(s.Metadata.Value & 0xff_ffff)
 	case bypass.Inbound:
 		set, port, _ := actions(s.Apply)
 		set.proto = m.proto
 		r.Flow, r.Local, r.Remote = set.flow().Reverse(), wire.Dst, wire.Src
 		r.LocalMAC, r.RemoteMAC, r.Ofport = set.dmac, set.smac, port
 	case bypass.Listen:
-		r.Flow.Proto, r.Local, r.Remote = m.proto, wire.Dst, wire.Src
+		r.Flow.Proto, r.Local, r.Remote, r.Peer = m.proto, wire.Dst, wire.Src, 0
 	}
 	return bypass.RuleStat{Epoch: cookieEpoch(s.Cookie), Rule: r, Packets: s.Packets, Bytes: s.Bytes}, true
 }

@@ -2,6 +2,7 @@ package ofpath
 
 import (
 	"context"
+	"time"
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/ofctl"
@@ -110,7 +111,7 @@ func (d *datapath) packetIn(e ofctl.PacketIn) {
 		in.Kind = bypass.PacketOrphan
 	case e.Table != tableClassify:
 		return
-	case cookieID(e.Cookie) != 0:
+	case cookieWhose(e.Cookie) == listening:
 		in.Kind = bypass.PacketProbe
 	}
 	d.mu.Lock()
@@ -121,23 +122,24 @@ func (d *datapath) packetIn(e ofctl.PacketIn) {
 }
 
 // flowRemoved tells what became of one of our rules. Removals that we asked for have
-// left installed before; those that are in it still are somebody else's doing.
+// left installed before; those that are in it still are somebody else's doing, or a
+// tether's that ran out. A rule that was added again meanwhile is not meant.
 func (d *datapath) flowRemoved(e ofctl.FlowRemoved) {
 	dir, ok := d.cfg.kindOf(e.Flow).direction()
 	if !ok || !d.cfg.owner().Owns(e.Flow.Cookie) {
 		return
 	}
-	k := ruleKey{dir, cookieID(e.Flow.Cookie)}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if cookieEpoch(e.Flow.Cookie) != d.layout.epoch {
 		return
 	}
-	old, ours := d.installed[k]
-	if !ours || !d.layout.rule(old).Match.Equal(e.Flow.Match) {
+	k, ours := d.installed.byMatch[keyOf(dir, e.Flow.Match)]
+	old := d.installed.rules[k]
+	if !ours || !d.layout.rule(old.Rule).Match.Equal(e.Flow.Match) || old.since.After(installed(e)) {
 		return
 	}
-	delete(d.installed, k)
+	d.installed.drop(k)
 	switch {
 	case e.Reason == ofctl.RemovedIdle && dir == bypass.Outbound:
 		d.emitLocked(bypass.RuleIdle{ID: k.id, Packets: e.Packets, Bytes: e.Bytes})
@@ -145,4 +147,10 @@ func (d *datapath) flowRemoved(e ofctl.FlowRemoved) {
 	default:
 		d.emitLocked(bypass.RuleLost{ID: k.id, Direction: dir})
 	}
+}
+
+// installed is when a flow that is gone was added, or later: an event may be late.
+func installed(e ofctl.FlowRemoved) time.Time {
+	age := time.Duration(e.DurationSeconds)*time.Second + time.Duration(e.DurationNanosecs)
+	return time.Now().Add(-age)
 }

@@ -41,6 +41,7 @@ func lacks(f ofctl.Features) error {
 	var errs []error
 	for c, name := range map[ofctl.Capabilities]string{
 		ofctl.CapBundle: "atomic bundles", ofctl.CapFragMatch: "nw_frag", ofctl.CapPortMask: "masked ports",
+		ofctl.CapTether: "learn with delete_learned",
 	} {
 		if !f.Capabilities.Has(c) {
 			errs = append(errs, errors.New("it lacks "+name))

@@ -271,6 +271,8 @@ func caseRefusedFlows(e *env) {
 		{"dec_ttl without IP", 2, 10, flow(nil, ofctl.DecTTL{})},
 		{"masked set_field", 2, 13, flow(ofctl.IP4(), ofctl.SetField{Field: ofctl.IPv4Src(prefix("10.0.0.0/8"))})},
 		{"set_field of eth_type", 2, 15, flow(nil, ofctl.SetField{Field: ofctl.EthType(1)})},
+		{"tether to all tables", 2, 5, flow(nil, ofctl.Tether{Table: ofctl.TableAll})},
+		{"tether in an action set", 2, 0, ofctl.Flow{Write: []ofctl.Action{ofctl.Tether{Table: 1}}}},
 		{"goto backwards", 3, 2, ofctl.Flow{Table: 5, Goto: 4}},
 		{"goto itself", 3, 2, ofctl.Flow{Table: 5, Goto: 5}},
 		{"no such table", 5, 2, ofctl.Flow{Table: 255}},

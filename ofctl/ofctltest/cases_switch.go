@@ -200,7 +200,7 @@ func caseFeatures(e *env) {
 	f := e.sw.Features()
 	require.NotZero(e.t, f.DatapathID)
 	require.GreaterOrEqual(e.t, f.Tables, uint8(250))
-	want := ofctl.CapBundle | ofctl.CapFragMatch | ofctl.CapPortMask | ofctl.CapTTLMatch
+	want := ofctl.CapBundle | ofctl.CapFragMatch | ofctl.CapPortMask | ofctl.CapTTLMatch | ofctl.CapTether
 	require.True(e.t, f.Capabilities.Has(want), "%b", f.Capabilities)
 }
 

@@ -8,7 +8,9 @@ import (
 
 // Errors of OpenFlow 1.3.5, section 7.4.4, with Open vSwitch's choice among them.
 const (
+	badActionType         = 0
 	badActionOutPort      = 4
+	badActionArgument     = 5
 	badActionOutGroup     = 9
 	badActionInconsistent = 10
 	badActionSetType      = 13
@@ -64,9 +66,15 @@ func (s *Switch) checkFlowMod(m ofctl.FlowMod, groups map[uint32]ofctl.Group) *o
 	if g := m.Flow.Goto; g != 0 && (g <= m.Flow.Table || g >= numTables) {
 		return refuse(ofctl.ErrTypeBadInstruction, badInstructionTable)
 	}
+	if tied := tethers(&m.Flow); len(tied) > 0 && s.cfg.Lacks.Has(ofctl.CapTether) {
+		return refuse(ofctl.ErrTypeBadAction, badActionType)
+	}
 	c := actionCheck{groups: groups, match: slices.Clone(m.Flow.Match)}
 	if err := c.list(m.Flow.Apply); err != nil {
 		return err
+	}
+	if slices.ContainsFunc(m.Flow.Write, func(a ofctl.Action) bool { _, ok := a.(ofctl.Tether); return ok }) {
+		return refuse(ofctl.ErrTypeBadAction, badActionType) // no action of a set
 	}
 	return c.list(m.Flow.Write)
 }
@@ -166,8 +174,12 @@ func (c *actionCheck) action(a ofctl.Action) *ofctl.SwitchError {
 		if !c.free && !c.allows(ofctl.TTL(0)) {
 			return inconsistent
 		}
+	case ofctl.Tether:
+		if a.Table == ofctl.TableAll {
+			return refuse(ofctl.ErrTypeBadAction, badActionArgument)
+		}
 	default:
-		return refuse(ofctl.ErrTypeBadAction, 0)
+		return refuse(ofctl.ErrTypeBadAction, badActionType)
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func (w *watcher) drain() []ofctl.Event {
 
 // Features is what Config said.
 func (c *Conn) Features() ofctl.Features {
-	all := ofctl.CapBundle | ofctl.CapFragMatch | ofctl.CapPortMask | ofctl.CapTTLMatch
+	all := ofctl.CapBundle | ofctl.CapFragMatch | ofctl.CapPortMask | ofctl.CapTTLMatch | ofctl.CapTether
 	return ofctl.Features{
 		DatapathID: c.sw.cfg.DatapathID, Tables: numTables, Capabilities: all &^ c.sw.cfg.Lacks,
 	}

@@ -15,6 +15,8 @@ type transaction struct {
 	now time.Time
 	// undo runs from the end, done from the start.
 	undo, done []func()
+	// cut are the tethers of which the last one went.
+	cut []ofctl.Tether
 }
 
 // applyLocked executes mods: all of them, or none and an error.
@@ -28,10 +30,7 @@ func (s *Switch) applyLocked(mods []ofctl.Mod) error {
 			return &modError{i, err}
 		}
 	}
-	for _, f := range t.done {
-		f()
-	}
-	s.cache.changed(t.now)
+	t.commit()
 	return nil
 }
 
@@ -108,8 +107,10 @@ func (t *transaction) targets(m ofctl.FlowMod) []*flow {
 func (t *transaction) add(f ofctl.Flow) {
 	n := newFlow(f, t.now)
 	tab := &t.sw.tables.flows[f.Table]
+	t.tie(tethers(&n.Flow))
 	if old := tab.find(&n.value, &n.mask, f.Priority); old != nil {
 		tab.remove(old)
+		t.untie(tethers(&old.Flow))
 		n.packets, n.bytes = old.packets, old.bytes
 		t.undo = append(t.undo, func() { tab.insert(old) })
 		t.done = append(t.done, old.stopTimer)
@@ -124,6 +125,8 @@ func (t *transaction) add(f ofctl.Flow) {
 func (t *transaction) modify(f *flow, to ofctl.Flow) {
 	oldFlow, oldModified := f.Flow, f.modified
 	f.setInstructions(to)
+	t.tie(tethers(&f.Flow))
+	t.untie(tethers(&oldFlow))
 	f.modified = t.now
 	t.undo = append(t.undo, func() { f.Flow, f.modified = oldFlow, oldModified })
 }
@@ -131,6 +134,7 @@ func (t *transaction) modify(f *flow, to ofctl.Flow) {
 func (t *transaction) remove(f *flow, why ofctl.RemovedReason) {
 	tab := &t.sw.tables.flows[f.Table]
 	tab.remove(f)
+	t.untie(tethers(&f.Flow))
 	t.undo = append(t.undo, func() { tab.insert(f) })
 	t.done = append(t.done, func() {
 		// A flow that the same bundle added has no timer yet; armLocked, which

@@ -152,6 +152,8 @@ func (r *run) primitive(a ofctl.Action) {
 			r.dead = true
 			r.toController(0xffff, reasonInvalidTTL)
 		}
+	case ofctl.Tether:
+		r.sw.tetherLocked(a)
 	case ofctl.Output:
 		r.output(a)
 	}

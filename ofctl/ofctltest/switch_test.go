@@ -209,14 +209,15 @@ func TestSelectSpreads(t *testing.T) {
 
 // TestLacks: a switch without an extension does not claim it and refuses its use.
 func TestLacks(t *testing.T) {
-	for cap, m := range map[ofctl.Capabilities]ofctl.Match{
-		ofctl.CapFragMatch: ofctl.IP4(ofctl.NotFragment()),
-		ofctl.CapPortMask:  ofctl.TCP4(ofctl.PortRange(ofctl.TCPDst(0xf000), 0xf000)),
-		ofctl.CapTTLMatch:  ofctl.IP4(ofctl.TTL(255)),
+	for cap, f := range map[ofctl.Capabilities]ofctl.Flow{
+		ofctl.CapFragMatch: {Match: ofctl.IP4(ofctl.NotFragment())},
+		ofctl.CapPortMask:  {Match: ofctl.TCP4(ofctl.PortRange(ofctl.TCPDst(0xf000), 0xf000))},
+		ofctl.CapTTLMatch:  {Match: ofctl.IP4(ofctl.TTL(255))},
+		ofctl.CapTether:    {Apply: []ofctl.Action{ofctl.Tether{Table: 1}}},
 	} {
 		with, without := New(Config{DatapathID: 1}), New(Config{DatapathID: 2, Lacks: cap})
-		require.NoError(t, with.Apply(t.Context(), add(ofctl.Flow{Match: m})))
-		_, refused := errors.AsType[*ofctl.SwitchError](without.Apply(t.Context(), add(ofctl.Flow{Match: m})))
+		require.NoError(t, with.Apply(t.Context(), add(f)))
+		_, refused := errors.AsType[*ofctl.SwitchError](without.Apply(t.Context(), add(f)))
 		require.True(t, refused)
 		require.True(t, with.Features().Capabilities.Has(cap))
 		require.False(t, without.Features().Capabilities.Has(cap))

@@ -169,6 +169,8 @@ func (t *table) all() iter.Seq[*flow] {
 type tables struct {
 	flows  [numTables]table
 	groups map[uint32]ofctl.Group
+	// tethers is how many there are of each.
+	tethers map[ofctl.Tether]int
 }
 
 // selected are the flows that match, in any table if id is TableAll.

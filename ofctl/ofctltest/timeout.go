@@ -49,9 +49,9 @@ func (s *Switch) expire(f *flow) {
 		s.armLocked(f)
 		return
 	}
-	s.tables.flows[f.Table].remove(f)
-	s.cache.changed(now)
-	s.flowRemovedLocked(f, why, now)
+	t := &transaction{sw: s, now: now}
+	t.remove(f, why)
+	t.commit()
 }
 
 // flowRemovedLocked tells the controllers, if f asked for it.

@@ -1,0 +1,239 @@
+package ofpath
+
+import (
+	"slices"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/ofctl"
+)
+
+// ruleKey names a rule of this epoch.
+type ruleKey struct {
+	dir bypass.Direction
+	id  uint32
+}
+
+// matchKey is what makes two flows of rules the same one: their match, but for the
+// uplink's port, which may move.
+type matchKey struct {
+	dir bypass.Direction
+	header
+}
+
+func keyOf(dir bypass.Direction, m ofctl.Match) matchKey {
+	k := matchKey{dir, headerOf(m)}
+	if dir != bypass.Outbound {
+		k.inPort = 0
+	}
+	return k
+}
+
+// entry is a rule that should be in the switch.
+type entry struct {
+	bypass.Rule
+	match ofctl.Match
+	since time.Time // when it was added last, or before
+}
+
+// index is the rules of this epoch that should be in the switch. The switch knows
+// them by their matches only.
+type index struct {
+	rules   map[ruleKey]entry
+	byMatch map[matchKey]ruleKey
+}
+
+func newIndex() index {
+	return index{map[ruleKey]entry{}, map[matchKey]ruleKey{}}
+}
+
+// put adds e in place of the rules that had its ID or its match.
+func (x index) put(e entry) {
+	k, m := ruleKey{e.Direction, e.ID}, keyOf(e.Direction, e.match)
+	x.drop(k)
+	if other, taken := x.byMatch[m]; taken {
+		x.drop(other)
+	}
+	x.rules[k], x.byMatch[m] = e, k
+}
+
+func (x index) drop(k ruleKey) {
+	if old, there := x.rules[k]; there {
+		delete(x.rules, k)
+		delete(x.byMatch, keyOf(k.dir, old.match))
+	}
+}
+
+// lessee is whose tether it is.
+type lessee struct {
+	peer  uint32
+	proto bypass.Proto
+}
+
+// tethers of one peer.
+func tethers(peer uint32) [2]lessee { return [2]lessee{{peer, bypass.TCP}, {peer, bypass.UDP}} }
+
+// booking is a change on its way into what is known of the switch. Its methods are
+// called with the datapath's mu.
+type booking struct {
+	d    *datapath
+	l    layout
+	now  time.Time
+	mods []ofctl.Mod
+	last []ofctl.Mod // deletions, which come after all additions
+	// What there was, of what may have changed.
+	rules map[ruleKey]*entry // nil = none
+	held  map[lessee]time.Time
+	lent  []uint32 // the peers of held
+}
+
+// prepare is c as modifications. From now on the rules that c removes are not
+// missed when they vanish, and those that it adds are; undo takes that back.
+func (d *datapath) prepare(l layout, c bypass.Change) (mods []ofctl.Mod, undo func()) {
+	b := &booking{
+		d: d, l: l, now: time.Now(), rules: map[ruleKey]*entry{}, held: map[lessee]time.Time{},
+		mods: make([]ofctl.Mod, 0, 3*len(c.Leases)+len(c.Add)+len(c.Remove)+len(c.Purge)),
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range c.Leases {
+		b.lease(e)
+	}
+	for _, r := range c.Add {
+		b.add(r)
+	}
+	for _, r := range c.Remove {
+		b.remove(r)
+	}
+	for _, s := range c.Purge {
+		b.last = append(b.last, l.purge(s)...)
+	}
+	for _, e := range c.Leases {
+		b.untether(e)
+	}
+	return append(b.mods, b.last...), func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		b.restore()
+	}
+}
+
+// lease opens, renews or closes the gates, and renews the tether.
+func (b *booking) lease(e bypass.Lease) {
+	if !slices.Contains(b.lent, e.Peer) {
+		b.lent = append(b.lent, e.Peer)
+		for _, k := range tethers(e.Peer) {
+			if until, there := b.d.held[k]; there {
+				b.held[k] = until
+			}
+		}
+	}
+	owner, k := b.l.cfg.owner().Mask, lessee{e.Peer, e.Proto}
+	b.mods = append(b.mods, gate(b.l.inboundGate(e), owner), gate(b.l.outboundGate(e), owner))
+	if t := b.l.tether(e); t.HardTimeout > 0 {
+		b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: t})
+		b.d.held[k] = b.now.Add(time.Duration(t.HardTimeout) * time.Second)
+	} else {
+		delete(b.d.held, k)
+	}
+}
+
+// untether cuts the tether of a lease that has ended. If no other one holds the
+// peer's rules they go with it, and are not missed.
+func (b *booking) untether(e bypass.Lease) {
+	t := b.l.tether(e)
+	if t.HardTimeout > 0 {
+		return
+	}
+	for _, k := range tethers(e.Peer) {
+		if b.d.held[k].After(b.now) {
+			b.last = append(b.last, remove(t, b.l.cfg.owner().Mask))
+			return
+		}
+	}
+	// By its cookie: another tether, that should have run out just now, must not
+	// outlive this one.
+	b.last = append(b.last, ofctl.FlowMod{
+		Command: ofctl.Delete, CookieMask: ^uint64(0), Flow: ofctl.Flow{Table: t.Table, Cookie: t.Cookie},
+	})
+	was := false
+	for _, k := range tethers(e.Peer) {
+		_, held := b.held[k]
+		was = was || held
+		delete(b.d.held, k)
+	}
+	for k, r := range b.d.installed.rules {
+		if was && k.dir != bypass.Listen && r.Peer == e.Peer {
+			b.keep(k)
+			b.d.installed.drop(k)
+		}
+	}
+}
+
+func (b *booking) add(r bypass.Rule) {
+	f := b.l.rule(r)
+	b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: f})
+	k, m := ruleKey{r.Direction, r.ID}, keyOf(r.Direction, f.Match)
+	b.keep(k)
+	if old, there := b.d.installed.rules[k]; there && keyOf(k.dir, old.match) != m {
+		b.last = append(b.last, remove(b.l.rule(old.Rule), cookieOfRule)) // the rule gets another match
+	}
+	if other, taken := b.d.installed.byMatch[m]; taken {
+		b.keep(other)
+	}
+	b.d.installed.put(entry{r, f.Match, b.now})
+}
+
+// remove deletes r's flow, unless it has become another rule's, and the flow that has
+// its ID.
+func (b *booking) remove(r bypass.Rule) {
+	f := b.l.rule(r)
+	k, m := ruleKey{r.Direction, r.ID}, keyOf(r.Direction, f.Match)
+	if owner, taken := b.d.installed.byMatch[m]; !taken || owner == k {
+		b.last = append(b.last, remove(f, cookieOfRule))
+	}
+	old, there := b.d.installed.rules[k]
+	if !there {
+		return
+	}
+	if keyOf(k.dir, old.match) != m {
+		b.last = append(b.last, remove(b.l.rule(old.Rule), cookieOfRule))
+	}
+	b.keep(k)
+	b.d.installed.drop(k)
+}
+
+// cookieOfRule is the part of a rule's cookie that does not depend on the epoch: a
+// removal takes what an earlier run left, but never a rule of another peer.
+const cookieOfRule = 0xffff_0000_ffff_ffff
+
+// keep notes how things stand with k, to be restored.
+func (b *booking) keep(k ruleKey) {
+	if _, kept := b.rules[k]; kept {
+		return
+	}
+	b.rules[k] = nil
+	if old, there := b.d.installed.rules[k]; there {
+		b.rules[k] = &old
+	}
+}
+
+// restore undoes all that was booked.
+func (b *booking) restore() {
+	for k := range b.rules {
+		b.d.installed.drop(k)
+	}
+	for _, old := range b.rules {
+		if old != nil {
+			b.d.installed.put(*old)
+		}
+	}
+	for _, peer := range b.lent {
+		for _, k := range tethers(peer) {
+			delete(b.d.held, k)
+			if until, there := b.held[k]; there {
+				b.d.held[k] = until
+			}
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package ofpath_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/ofctl"
+)
+
+// ended is the peer's lease, at its end.
+func ended() bypass.Lease {
+	l := renewal()
+	l.Outbound, l.Inbound = 0, 0
+	return l
+}
+
+// TestRefusedEnd: rules whose lease could not be ended are missed as before.
+func TestRefusedEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		end := bypass.Change{Leases: []bypass.Lease{ended()}}
+		r.fake.FailNext(1, &ofctl.SwitchError{Type: 5, Code: 1})
+		require.Error(t, r.dp.Apply(t.Context(), end))
+		list, err := r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 2)
+		require.NotZero(t, list[0].Rule.ID)
+		r.Delete(0x4d, bypass.Outbound, 5)
+		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
+		require.NoError(t, r.dp.Apply(t.Context(), end))
+		synctest.Wait()
+		require.Empty(t, r.events)
+		list, err = r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, list)
+	})
+}
+
+// TestEndedTwice: a tether that ran out holds nothing when the other one is cut.
+func TestEndedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		udp := renewal()
+		udp.Proto, udp.Outbound, udp.Inbound = bypass.UDP, time.Minute, time.Minute
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{udp}}))
+		<-time.After(40 * time.Second)
+		udp.Outbound, udp.Inbound = 0, 0
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{udp}}))
+		synctest.Wait()
+		require.Empty(t, r.events)
+		list, err := r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, list)
+	})
+}
+
+// TestBothEnded: both protocols' leases in one change, and one rule of another peer.
+func TestBothEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		udp := renewal()
+		udp.Proto = bypass.UDP
+		other := change(1).Add
+		other[0].Peer, other[1].Peer = 6, 6
+		lease := renewal()
+		lease.Peer = 6
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{udp, lease}, Add: other}))
+		udp.Outbound, udp.Inbound = 0, 0
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{ended(), udp}}))
+		synctest.Wait()
+		require.Empty(t, r.events)
+		list, err := r.dp.Rules(t.Context())
+		require.NoError(t, err)
+		require.Len(t, list, 2)
+		for _, s := range list {
+			require.EqualValues(t, 6, s.Rule.Peer)
+			require.Contains(t, []uint32{3, 4}, s.Rule.ID)
+		}
+	})
+}
+
+// TestLateRemoval: the event of a removal that we asked for may come when the rule is
+// there again, which it says nothing about.
+func TestLateRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		<-time.After(time.Second)
+		again := change(0)
+		again.Leases = []bypass.Lease{renewal()}
+		for range 20 {
+			require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{ended()}}))
+			require.NoError(t, r.dp.Apply(t.Context(), again))
+			<-time.After(time.Second)
+		}
+		require.Empty(t, r.events)
+	})
+}
+
+// TestRefusedLease: a lease that was refused holds nothing, and a rule that was
+// refused replaces nothing.
+func TestRefusedLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		c := bypass.Change{Leases: []bypass.Lease{renewal()}, Add: change(0).Add}
+		c.Leases[0].Proto = bypass.UDP
+		c.Add[0].ID, c.Add[1].ID = 8, 9 // with the same matches
+		r.fake.FailNext(1, &ofctl.SwitchError{Type: 5, Code: 1})
+		require.Error(t, r.dp.Apply(t.Context(), c))
+		r.Delete(0x4d, bypass.Outbound, 5)
+		require.Equal(t, bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, r.next())
+		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{ended()}}))
+		synctest.Wait()
+		require.Empty(t, r.events)
+	})
+}
