@@ -79,7 +79,8 @@ type Base struct {
 	Epoch uint16
 	Ports PortRange
 	// Lease is the hard time-out of all that Set installs, in whole seconds: what a
-	// dead run leaves is gone after it.
+	// dead run leaves is gone after it. 0, with nothing else, ends it all: everything
+	// that carries the Datapath's owner mark, rules of any epoch too, is removed.
 	Lease time.Duration
 	// Workloads are the ports whose flows may be bypassed.
 	Workloads []Workload

@@ -39,6 +39,7 @@ type loop struct {
 	byTxn   map[txnKey]*entry // while its transaction runs
 	lastID  uint32            // of rules
 	up      bool              // the switch is connected
+	ended   bool              // the last member has left: nothing is to stay in the switch
 	old     []RuleStat
 	base    baseState
 	addr    netip.Addr // ours, offered to peers; invalid = none

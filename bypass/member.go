@@ -47,7 +47,10 @@ func (h *Host) Join(ctx context.Context, cfg MemberConfig) (*Member, error) {
 	h.used++
 	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status)}
 	m.policy.Store(&cfg.Policy)
-	m.loop.box.post(func() { m.loop.members[m] = true })
+	m.loop.box.post(func() {
+		m.loop.members[m], m.loop.ended = true, false
+		m.loop.setBase(nil)
+	})
 	return m, nil
 }
 
@@ -359,6 +362,7 @@ func (l *loop) remove(m *Member, empty chan struct{}) {
 	delete(l.members, m)
 	if len(l.members) == 0 {
 		clear(l.base.hops)
+		l.ended = true
 	}
 	if !l.up {
 		close(empty)

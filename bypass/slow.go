@@ -104,6 +104,10 @@ func (l *loop) baseSet(version int, err error) {
 
 func (l *loop) buildBase() Base {
 	b := Base{Epoch: uint16(l.epoch), Ports: l.cfg.Ports, Lease: l.cfg.Lease}
+	if l.ended {
+		b.Lease = 0
+		return b
+	}
 	for _, w := range l.base.workloads {
 		b.Workloads = append(b.Workloads, w.Workload)
 	}

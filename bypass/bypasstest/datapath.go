@@ -67,6 +67,14 @@ func (c *conn) Set(ctx context.Context, b bypass.Base) error {
 		s := c.s
 		c.epoch, c.set = b.Epoch, true
 		s.base, s.baseEnd = b, time.Now().Add(b.Lease)
+		if b.Lease == 0 { // the end
+			for _, r := range s.sortedRules() {
+				s.tables.drop(r)
+			}
+			clear(s.tables.leases)
+			clear(s.tables.outGates)
+			clear(s.tables.inGates)
+		}
 		for _, r := range s.sortedRules() {
 			gone := !slices.ContainsFunc(b.Hops, func(h bypass.Hop) bool { return h.ID == r.Hop })
 			if r.Direction == bypass.Outbound && gone {
@@ -82,6 +90,7 @@ func checkBase(b bypass.Base) error {
 	switch {
 	case !b.Ports.Valid():
 		return fmt.Errorf("bypasstest: set: ports %#04x/%#04x are no range", b.Ports.Base, b.Ports.Mask)
+	case b.Lease == 0 && len(b.Workloads)+len(b.Hops)+len(b.Guard) == 0:
 	case b.Lease < time.Second || b.Lease%time.Second != 0:
 		return fmt.Errorf("bypasstest: set: lease of %v is not in whole seconds", b.Lease)
 	}

@@ -60,6 +60,13 @@ func leaseCases() []datapathCase {
 			e.plain(WorkloadA, sent())
 			e.expect(Uplink, arriving(), WorkloadA, delivered())
 		}},
+		{"a base without a lease ends everything", func(e *env) {
+			e.bypassed(lease(long, long))
+			e.set(bypass.Base{Epoch: epoch})
+			require.Empty(e.t, e.rules())
+			e.plain(WorkloadA, sent())
+			e.noEvent()
+		}},
 		{"leases of peers are apart", func(e *env) {
 			e.bypassed(lease(long, long))
 			other := lease(0, 0)

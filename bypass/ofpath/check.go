@@ -24,8 +24,11 @@ func checkBase(b bypass.Base) error {
 	if !b.Ports.Valid() {
 		return fmt.Errorf("ports %#04x/%#04x are no aligned range", b.Ports.Base, b.Ports.Mask)
 	}
-	if err := timeout(b.Lease); err != nil || b.Lease == 0 {
-		return fmt.Errorf("lease of %v: %w", b.Lease, errors.Join(err, errors.New("it must end")))
+	if err := timeout(b.Lease); err != nil {
+		return fmt.Errorf("lease of %v: %w", b.Lease, err)
+	}
+	if b.Lease == 0 && len(b.Workloads)+len(b.Hops)+len(b.Guard) > 0 {
+		return errors.New("without a lease it must be empty")
 	}
 	for i, h := range b.Hops {
 		same := func(o bypass.Hop) bool { return o.ID == h.ID }

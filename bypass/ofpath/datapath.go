@@ -146,6 +146,10 @@ func (d *datapath) Set(ctx context.Context, b bypass.Base) error {
 	d.mu.Lock()
 	before, was := d.layout, d.base
 	d.layout.epoch, d.layout.ports, d.base = b.Epoch, b.Ports, &b
+	if b.Lease == 0 {
+		d.installed = newIndex() // what goes now is not missed
+		clear(d.held)
+	}
 	d.mu.Unlock()
 	if err := d.send(ctx, sw, "set", mods); err != nil {
 		if !errors.Is(err, bypass.ErrUnconfirmed) {
@@ -177,6 +181,11 @@ func setMods(ctx context.Context, sw ofctl.Switch, l layout, b bypass.Base) ([]o
 		return nil, fmt.Errorf("listing groups: %w", err)
 	}
 	o := l.cfg.owner()
+	if b.Lease == 0 { // the end: the switch is to be as if we had never been there
+		all := ofctl.FlowMod{Command: ofctl.Delete, Flow: ofctl.Flow{Table: ofctl.TableAll, Cookie: o.Cookie}, CookieMask: o.Mask}
+		_, gone := hopMods(l, nil, groups)
+		return append([]ofctl.Mod{all}, gone...), nil
+	}
 	stats, err := sw.Flows(ctx, ofctl.FlowFilter{Table: tableClassify, Cookie: o.Cookie, CookieMask: o.Mask})
 	if err != nil {
 		return nil, fmt.Errorf("listing table %d: %w", tableClassify, err)

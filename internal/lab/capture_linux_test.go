@@ -28,7 +28,7 @@ func TestIntegrationCapture(t *testing.T) {
 	s.startNodes()
 	s.policies(nodecfg.Overlay)
 	host, loud := s.startEchoes(), s.startNoise()
-	secret, clear, filler := []marker{newMarker()}, []marker{}, newMarker()
+	secret, plain, filler := []marker{newMarker()}, []marker{}, newMarker()
 	k := s.startChat(secret[0])
 	s.awaitState(5*time.Second, k.from(), nodecfg.Overlay)
 	s.awaitRounds(10*time.Second, k, 30, "on the overlay")
@@ -36,8 +36,8 @@ func TestIntegrationCapture(t *testing.T) {
 		s.change(k, filler)
 		s.policies(nodecfg.Bypass)
 		s.awaitState(10*time.Second, k.from(), "bypassed")
-		clear = append(clear, newMarker())
-		s.change(k, clear[len(clear)-1])
+		plain = append(plain, newMarker())
+		s.change(k, plain[len(plain)-1])
 		s.awaitRounds(10*time.Second, k, 30, "on the bypass")
 		s.change(k, filler)
 		s.policy(end, nodecfg.Overlay)
@@ -61,7 +61,7 @@ func TestIntegrationCapture(t *testing.T) {
 			require.NotContains(t, string(f), string(m[:]), "what was said on the overlay, part %d", i)
 		}
 	}
-	for i, m := range clear {
+	for i, m := range plain {
 		from := map[netip.Addr]int{}
 		for _, f := range frames {
 			if bytes.Contains(f, m[:]) {

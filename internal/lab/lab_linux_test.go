@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netns"
 
-	"github.com/viasnet/vias/internal/itest"
 	"github.com/viasnet/vias/bypass/underlay"
+	"github.com/viasnet/vias/internal/itest"
 )
 
 // TestMain lets the test binary play the ends of the ping-pong, and the lab that

@@ -156,6 +156,6 @@ func TestIntegrationMovingTransfer(t *testing.T) {
 	// little traffic, counts every one.
 	gap, sent := host.end(t.Context()).longestGap()
 	require.Greater(t, sent, uint64(100))
-	require.Less(t, gap, 10, "datagrams of the hosts lost in a row, of %d", sent)
+	require.Less(t, gap, 25, "datagrams of the hosts lost in a row (half a second), of %d", sent)
 	t.Logf("at most %d of %d datagrams from host to host lost in a row", gap, sent)
 }
