@@ -3,6 +3,7 @@ package bypass_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -355,6 +356,7 @@ func TestPathNotProven(t *testing.T) {
 		}, want: bypass.ReasonUntrusted},
 		"no route":         {spoil: func(p *pair) { p.b.underlay.DropRoute(p.a.addr) }, want: bypass.ReasonNoRoute},
 		"a stack answers":  {spoil: func(p *pair) { resetBy(p) }, want: bypass.ReasonHostStack},
+		"no guard":         {spoil: func(p *pair) { p.b.underlay.FailGuard(errors.New("no nft")) }, want: bypass.ReasonGuard},
 		"the switch fails": {spoil: func(p *pair) { p.b.sw.FailNext(1000) }, want: bypass.ReasonSwitch},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -380,6 +382,7 @@ func TestPathNotProven(t *testing.T) {
 					require.NotContains(t, string(f), "marker")
 				}
 				p.b.sw.FailNext(0)
+				p.b.underlay.FailGuard(nil)
 				p.leave()
 			})
 		})

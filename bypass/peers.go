@@ -127,18 +127,32 @@ func (l *loop) proofDo(p *peer, acts []proofAction) {
 			round := p.proof.round
 			adding := len(a.change.Add) > 0
 			l.enqueue(a.change, func(err error) {
-				if !adding || p.proof.round != round || !l.known(p) {
-					return
+				if adding {
+					l.guardStands(func(guard error) { l.listening(p, round, err, guard) })
 				}
-				l.prove(p, func() []proofAction {
-					if err != nil && p.proof.phase == proofListening {
-						return p.proof.fail(switchReason(err), time.Now())
-					}
-					return p.proof.listens(time.Now())
-				})
 			})
 		}
 	}
+}
+
+// listening: the Listen rules of a round are in the switch, and the guard stands: not
+// before may the peer know where to send its probes. Or one of them failed.
+func (l *loop) listening(p *peer, round uint64, rules, guard error) {
+	if p.proof.round != round || !l.known(p) {
+		return
+	}
+	now := time.Now()
+	l.prove(p, func() []proofAction {
+		switch {
+		case p.proof.phase != proofListening:
+			return nil
+		case rules != nil:
+			return p.proof.fail(switchReason(rules), now)
+		case guard != nil:
+			return p.proof.fail(ReasonGuard, now)
+		}
+		return p.proof.listens(now)
+	})
 }
 
 // armProof sees to it that tick is called when due.

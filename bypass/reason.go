@@ -45,6 +45,7 @@ const (
 	ReasonProofNAT
 	ReasonProofTCP
 	ReasonHostStack
+	ReasonGuard
 	ReasonMTU
 	ReasonSwitch
 	ReasonSwitchDown
@@ -86,6 +87,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonProofNAT:      {"addresses are translated between the two hosts", "bypass needs a path without NAT"},
 	ReasonProofTCP:      {"probes over UDP pass, over TCP they do not", "open TCP on the reserved ports between the two hosts"},
 	ReasonHostStack:     {"a host's own stack answers on the reserved ports", "drop the uplink's kernel input (see node check)"},
+	ReasonGuard:         {"the host's guard on the reserved ports could not be set", "check that nft works and that the process has CAP_NET_ADMIN"},
 	ReasonMTU:           {"the proven path is narrower than the workloads' MTU", "lower the workloads' MTU or raise the underlay's"},
 	ReasonSwitch:        {"the switch refused the rules", "see the log"},
 	ReasonSwitchDown:    {"the switch does not answer", "check that it runs"},

@@ -17,6 +17,7 @@ type baseState struct {
 	lastHop   uint32
 	lastPeer  uint32       // number of the last lease
 	guarded   []netip.Addr // as last told to the host's guard
+	guardErr  error        // what it said to that
 	queued    bool
 	version   int // of workloads, to tell waiters
 	waiters   []baseWaiter
@@ -125,7 +126,8 @@ func (l *loop) buildBase() Base {
 	return b
 }
 
-// setGuard tells the host's guard when the list of peers changed.
+// setGuard tells the host's guard when the list of peers changed, or when it failed
+// last time. Without it nothing is proven: the host's stack would answer for guests.
 func (l *loop) setGuard() {
 	var peers []netip.Addr
 	for _, p := range l.peers {
@@ -134,17 +136,36 @@ func (l *loop) setGuard() {
 		}
 	}
 	slices.SortFunc(peers, netip.Addr.Compare)
-	if slices.Equal(peers, l.base.guarded) {
+	if slices.Equal(peers, l.base.guarded) && l.base.guardErr == nil {
 		return
 	}
 	l.base.guarded = peers
 	l.look.post(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
-		defer cancel()
-		if err := l.cfg.Underlay.Guard(ctx, l.cfg.Ports, peers); err != nil {
-			l.log.Error("bypass: the host's guard against resets could not be set", "err", err)
-		}
+		err := l.cfg.Underlay.Guard(ctx, l.cfg.Ports, peers)
+		cancel()
+		l.box.post(func() { l.guardSet(err) })
 	})
+}
+
+func (l *loop) guardSet(err error) {
+	l.base.guardErr = err
+	if err == nil {
+		return
+	}
+	l.log.Error("bypass: the host's guard against resets could not be set; flows stay on the overlay", "err", err)
+	for _, p := range l.peers {
+		switch p.proof.phase {
+		case proofListening, proofProbing, proofFresh:
+			l.prove(p, func() []proofAction { return p.proof.fail(ReasonGuard, time.Now()) })
+		}
+	}
+}
+
+// guardStands calls then in the loop when all that was asked of the guard so far
+// is done, one way or the other.
+func (l *loop) guardStands(then func(err error)) {
+	l.look.post(func() { l.box.post(func() { then(l.base.guardErr) }) })
 }
 
 // underlayChanged asks anew for our address and the routes in use.

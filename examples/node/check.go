@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/underlay"
 	"github.com/viasnet/vias/internal/nodeapi"
 	"github.com/viasnet/vias/internal/nodecfg"
-	"github.com/viasnet/vias/bypass/underlay"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"
 )

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/bypass/underlay"
+	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/ofctl"
 )
 

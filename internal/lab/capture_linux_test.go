@@ -167,6 +167,11 @@ func TestFrameClasses(t *testing.T) {
 	require.True(t, isReset(tcp(64, 1, 2, rst)))
 	require.False(t, isReset(tcp(255, 65280, 65535, rst)), "a probe")
 	require.False(t, isReset(tcp(64, 1, 2, ack)))
+}
+
+func TestFrameWithTag(t *testing.T) {
+	whole := append(append(make([]byte, 12), 0x81, 0, 0, 7), "the rest"...)
+	taken := append(make([]byte, 12), "the rest"...)
 	aux := make([]byte, unix.CmsgSpace(20))
 	binary.NativeEndian.PutUint64(aux, uint64(unix.CmsgLen(20)))
 	binary.NativeEndian.PutUint32(aux[8:], unix.SOL_PACKET)
@@ -174,7 +179,7 @@ func TestFrameClasses(t *testing.T) {
 	binary.NativeEndian.PutUint32(aux[16:], unix.TP_STATUS_VLAN_VALID)
 	binary.NativeEndian.PutUint16(aux[32:], 7)
 	binary.NativeEndian.PutUint16(aux[34:], 0x8100)
-	require.Equal(t, tagged, withTag(tcp(64, 61440, 65279, ack), aux))
+	require.Equal(t, whole, withTag(bytes.Clone(taken), aux))
 	aux[16] = 0
-	require.Equal(t, tcp(64, 61440, 65279, ack), withTag(tcp(64, 61440, 65279, ack), aux))
+	require.Equal(t, taken, withTag(taken, aux))
 }
