@@ -95,6 +95,9 @@ func (l testLab) logs() {
 	for _, h := range l.Hosts() {
 		log, _ := os.ReadFile(h.Log())
 		flows, _ := l.OVS(h.Index).Ofctl(context.Background(), "dump-flows", bridge)
+		if sw, err := os.ReadFile(filepath.Join(h.OVSDir, "ovs-vswitchd.log")); err == nil {
+			l.t.Logf("host %d's switch:\n%s", h.Index, sw[max(0, len(sw)-3000):])
+		}
 		l.t.Logf("host %d:\n%s\n%s", h.Index, log, flows)
 	}
 }
