@@ -34,6 +34,22 @@ func tetherCases() []datapathCase {
 			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, 0)}})
 			require.Empty(e.t, e.rules(), "they have one now")
 		}},
+		{"rules may run out by themselves together with their lease", func(e *env) {
+			// Rules that are younger than the lease that holds them: Open vSwitch dies of
+			// that if the Datapath lets it happen.
+			e.apply(bypass.Change{Leases: []bypass.Lease{lease(3*time.Second, 3*time.Second)}})
+			for i := range uint32(8) {
+				r := e.out()
+				r.ID, r.Idle = 100+i, 3*time.Second
+				r.Flow.Dst = netip.AddrPortFrom(r.Flow.Dst.Addr(), uint16(5000+i))
+				r.Remote = netip.AddrPortFrom(r.Remote.Addr(), r.Remote.Port()+1+uint16(i))
+				e.apply(bypass.Change{Add: []bypass.Rule{r}})
+			}
+			e.pass(6 * time.Second)
+			require.Empty(e.t, e.rules())
+			e.bypassed(lease(long, long))
+			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+		}},
 		{"a purge takes an earlier epoch's rules of one peer and direction", casePurge},
 	}
 }

@@ -80,6 +80,7 @@ type booking struct {
 	l    layout
 	now  time.Time
 	mods []ofctl.Mod
+	tied []uint32    // peers whose tethers must be added anew, behind all rules
 	last []ofctl.Mod // deletions, which come after all additions
 	// What there was, of what may have changed.
 	rules map[ruleKey]*entry // nil = none
@@ -102,6 +103,7 @@ func (d *datapath) prepare(l layout, c bypass.Change) (mods []ofctl.Mod, undo fu
 	for _, r := range c.Add {
 		b.add(r)
 	}
+	b.tie()
 	for _, r := range c.Remove {
 		b.remove(r)
 	}
@@ -131,10 +133,35 @@ func (b *booking) lease(e bypass.Lease) {
 	owner, k := b.l.cfg.owner().Mask, lessee{e.Peer, e.Proto}
 	b.mods = append(b.mods, gate(b.l.inboundGate(e), owner), gate(b.l.outboundGate(e), owner))
 	if t := b.l.tether(e); t.HardTimeout > 0 {
-		b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: t})
 		b.d.held[k] = b.now.Add(time.Duration(t.HardTimeout) * time.Second)
+		b.retie(e.Peer)
 	} else {
 		delete(b.d.held, k)
+	}
+}
+
+func (b *booking) retie(peer uint32) {
+	if !slices.Contains(b.tied, peer) {
+		b.tied = append(b.tied, peer)
+	}
+}
+
+// tie adds tethers anew, with the time that they have left, behind the rules that
+// they hold. Open vSwitch (3.1) looks for flows that have run out in the order in
+// which they were added; if a tether runs out and deletes a rule that comes later in
+// that order and has run out by itself too, ovs-vswitchd fails an assertion and dies.
+// So a tether must always be younger than all rules with a time-out that it holds.
+func (b *booking) tie() {
+	for _, peer := range b.tied {
+		for _, k := range tethers(peer) {
+			left := b.d.held[k].Sub(b.now)
+			if left <= 0 {
+				continue
+			}
+			whole := (left + time.Second - 1).Truncate(time.Second)
+			t := b.l.tether(bypass.Lease{Peer: peer, Proto: k.proto, Inbound: whole})
+			b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: t})
+		}
 	}
 }
 
@@ -182,6 +209,9 @@ func (b *booking) add(r bypass.Rule) {
 		b.keep(other)
 	}
 	b.d.installed.put(entry{r, f.Match, b.now})
+	if r.Direction != bypass.Listen {
+		b.retie(r.Peer)
+	}
 }
 
 // remove deletes r's flow, unless it has become another rule's, and the flow that has
