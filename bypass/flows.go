@@ -16,11 +16,15 @@ type entry struct {
 	t       txn
 	verdict Verdict
 	wanted  bool // asked for, and waiting for a proof or for retryAt
-	fails   int  // in a row
+	askedAt time.Time
+	fails   int // in a row
 	retryAt time.Time
 	changed time.Time
 	shown   Status
 }
+
+// lapseAfter is how long a flow is wanted: the Network asks again while it lives.
+const lapseAfter = 10 * time.Second
 
 // forgetAfter is how long the reason of a flow that is on the overlay is kept.
 const forgetAfter = 2 * time.Minute
@@ -56,7 +60,7 @@ func (l *loop) request(m *Member, f Flow, v Verdict, now time.Time) {
 	if e.t.phase != phaseOverlay {
 		return
 	}
-	e.wanted = true
+	e.wanted, e.askedAt = true, now
 	if now.Before(e.retryAt) {
 		return
 	}

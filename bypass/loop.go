@@ -39,6 +39,7 @@ type loop struct {
 	byTxn   map[txnKey]*entry // while its transaction runs
 	lastID  uint32            // of rules
 	up      bool              // the switch is connected
+	cleared bool              // what earlier runs left is known: its tuples rest
 	ended   bool              // the last member has left: nothing is to stay in the switch
 	old     []RuleStat
 	base    baseState
@@ -179,7 +180,8 @@ func (l *loop) renew() {
 		l.renewPeer(p, now)
 	}
 	for _, e := range l.flows {
-		if e.t.phase == phaseOverlay && now.Sub(e.changed) > forgetAfter && !e.wanted {
+		e.wanted = e.wanted && now.Sub(e.askedAt) < lapseAfter
+		if e.t.phase == phaseOverlay && !e.wanted && now.Sub(e.changed) > forgetAfter && !now.Before(e.retryAt) {
 			l.forget(e)
 		}
 	}
@@ -295,10 +297,14 @@ func (l *loop) listOld() {
 	l.box.post(func() {
 		if err != nil {
 			l.log.Warn("bypass: cannot list the switch's rules yet", "err", err)
-			l.old = nil // again when it is up
+			l.timers.add(time.Now().Add(l.limits.retry), func() { l.change.post(l.listOld) })
 			return
 		}
 		l.clearOld(stats, time.Now())
+		l.cleared = true
+		for _, p := range l.peers {
+			l.kick(p, time.Now())
+		}
 	})
 }
 

@@ -118,7 +118,7 @@ func (l *loop) policyChanged(m *Member, now time.Time) {
 		}
 		v := Verdict{}
 		if ends, ok := m.cfg.Resolve(e.flow); ok {
-			v = l.allows(m, e.flow, ends, e.t.initiator)
+			v = l.allows(m, e.flow, ends, e.t.initiator || e.wanted)
 		}
 		switch {
 		case !v.Bypass:
@@ -176,7 +176,8 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 	}
 }
 
-// Recheck takes down bypasses whose endpoints Resolve now tells otherwise.
+// Recheck takes down bypasses whose endpoints Resolve now tells otherwise, or whose
+// endpoints' new tags the policy does not allow.
 func (m *Member) Recheck() {
 	m.post(func() {
 		for _, e := range m.loop.flows {
@@ -185,8 +186,14 @@ func (m *Member) Recheck() {
 			}
 			ends, ok := m.cfg.Resolve(e.flow)
 			was := e.t.ends
-			if !ok || ends.Peer != was.Peer || ends.Ofport != was.Ofport || ends.LocalMAC != was.LocalMAC || ends.RemoteMAC != was.RemoteMAC {
+			tags := ends.LocalTag != was.LocalTag || ends.RemoteTag != was.RemoteTag
+			switch {
+			case !ok || ends.Peer != was.Peer || ends.Ofport != was.Ofport || ends.LocalMAC != was.LocalMAC || ends.RemoteMAC != was.RemoteMAC:
 				m.loop.step(e, input{event: evLeave, reason: ReasonDetached}, time.Now())
+			case tags && !m.loop.allows(m, e.flow, ends, e.t.initiator).Bypass:
+				m.loop.step(e, input{event: evLeave, reason: ReasonPolicy}, time.Now())
+			default:
+				e.t.ends = ends
 			}
 		}
 	})

@@ -81,7 +81,7 @@ func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 func (l *loop) kick(p *peer, now time.Time) {
 	pr := &p.proof
 	switch {
-	case !p.linked, !l.up, !l.addr.IsValid(), p.member.policyNow() == nil, p.member.left.Load():
+	case !p.linked, !l.up, !l.cleared, !l.addr.IsValid(), p.member.policyNow() == nil, p.member.left.Load():
 		return
 	case pr.phase == proofFailed && now.Before(pr.deadline):
 		l.timers.add(pr.deadline, func() { l.kick(p, time.Now()) })
@@ -320,9 +320,9 @@ func (l *loop) packetIn(e PacketIn, now time.Time) {
 func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
 	switch m.Kind {
 	case msgChallenge, msgResponse:
-		if m.Kind == msgChallenge && (p.proof.lower() || p.member.policyNow() == nil || p.member.left.Load() || !l.up) {
+		if m.Kind == msgChallenge && (p.proof.lower() || p.member.policyNow() == nil || p.member.left.Load() || !l.up || !l.cleared) {
 			r := ReasonPolicy
-			if !l.up {
+			if !l.up || !l.cleared {
 				r = ReasonSwitchDown
 			}
 			l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: r})

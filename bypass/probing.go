@@ -163,7 +163,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 	case pr.rst:
 		// Our switch-made connection is unknown to the peer's kernel: if that
 		// answers, it would answer a guest's segments too.
-		if p.phase == proofProbing {
+		if p.phase == proofProbing && pr.ack && pr.num == h.seq {
 			return p.fail(ReasonHostStack, now)
 		}
 		return nil

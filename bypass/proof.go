@@ -159,6 +159,9 @@ func (p *proof) responded(m message, route Route, now time.Time) []proofAction {
 	if r := p.accept(m, route); r != ReasonNone {
 		return p.fail(r, now)
 	}
+	if !p.probePorts(m.Ports) {
+		return p.fail(ReasonPortRange, now)
+	}
 	p.theirs = m.Ports
 	return p.listenNow()
 }
@@ -231,8 +234,16 @@ func (p *proof) readied(m message, now time.Time) []proofAction {
 	if p.phase != proofListening || p.lower() || m.ID != p.round {
 		return nil
 	}
+	if !p.probePorts(m.Ports) {
+		return p.fail(ReasonPortRange, now)
+	}
 	p.theirs, p.phase = m.Ports, proofProbing
 	return p.tick(now, false)
+}
+
+// probePorts: we probe no port at a peer's word that is not set aside for it.
+func (p *proof) probePorts(ports []uint16) bool {
+	return len(ports) == 2 && ports[0] != ports[1] && p.cfg.ports.probePort(ports[0]) && p.cfg.ports.probePort(ports[1])
 }
 
 // resulted takes the peer's findings.

@@ -50,6 +50,7 @@ const (
 	ReasonSwitch
 	ReasonSwitchDown
 	ReasonPorts
+	ReasonPortRange
 	ReasonPeerFailed
 	ReasonTimeout
 	ReasonGlare
@@ -92,6 +93,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonSwitch:        {"the switch refused the rules", "see the log"},
 	ReasonSwitchDown:    {"the switch does not answer", "check that it runs"},
 	ReasonPorts:         {"no free pair of reserved ports", "widen the range, or wait for the quarantine"},
+	ReasonPortRange:     {"the two ends set different ports aside", "give both hosts the same range"},
 	ReasonPeerFailed:    {"the peer could not install its half", "see the peer's log"},
 	ReasonTimeout:       {"the peer did not answer in time", "wait; it is tried again"},
 	ReasonGlare:         {"both ends offered at once and the peer's offer won", "wait"},
