@@ -1,0 +1,130 @@
+package bypass_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/overlay"
+)
+
+// pass lets time go by.
+func pass(d time.Duration) { <-time.After(d); synctest.Wait() }
+
+// Flows that were wanted while no path was proven are forgotten when nobody asks for
+// them any more, and do not all move when the path comes back.
+func TestWantedFlowsLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.wire.Block(netip.Addr{}, netip.Addr{}, 0)
+		p.link(false)
+		p.a.member.Forget(p.b.id)
+		p.b.member.Forget(p.a.id)
+		synctest.Wait()
+		p.link(true)
+		for i := range 1000 {
+			f := p.flow
+			f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(1000+i))
+			p.a.member.Request(f, bypass.Verdict{Bypass: true})
+			if i%100 == 0 {
+				synctest.Wait()
+			}
+		}
+		pass(time.Hour)
+		n := len(p.a.member.Flows())
+		p.wire.Unblock(netip.Addr{}, netip.Addr{}, 0)
+		pass(time.Minute)
+		up := 0
+		for _, s := range p.a.member.Flows() {
+			if s.State == bypass.Bypassed {
+				up++
+			}
+		}
+		require.Zero(t, n, "remembered after an hour")
+		require.Zero(t, up, "dead flows that were bypassed")
+		p.leave()
+	})
+}
+
+// A policy's consent is for the endpoints as they are: another tag is another question.
+func TestTagChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, p.b.member.Leave(ctx))
+		var tag atomic.Value
+		tag.Store("public")
+		n := p.b
+		var err error
+		n.member, err = n.host.Join(t.Context(), bypass.MemberConfig{
+			Network: "test", Self: n.id, MTU: 1400,
+			Policy: func(r bypass.Request) bypass.Verdict { return bypass.Verdict{Bypass: r.PeerTag == "public"} },
+			Resolve: func(f bypass.Flow) (bypass.Ends, bool) {
+				return bypass.Ends{Peer: n.peer.id, Ofport: ofport, LocalMAC: n.mac, RemoteMAC: n.peer.mac, RemoteTag: tag.Load().(string)}, true
+			},
+			Send:    func(_ overlay.PeerID, msg []byte) bool { n.peer.receive(append([]byte(nil), msg...)); return true },
+			Changed: func(bypass.Status) {},
+		})
+		require.NoError(t, err)
+		require.NoError(t, n.member.Attach(t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
+		p.link(true)
+		p.bypassed(20 * time.Second)
+		tag.Store("secret")
+		n.member.Recheck()
+		pass(5 * time.Second)
+		require.Equal(t, bypass.ReasonPolicy, n.status(p.flow).Reason)
+		require.Zero(t, p.exchange())
+		p.leave()
+	})
+}
+
+// Nothing is bypassed without the host's guard, and a guard that failed is tried again.
+func TestGuardIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.a.underlay.FailGuard(errors.New("nft: busy"))
+		p.link(false)
+		p.a.member.Forget(p.b.id)
+		p.b.member.Forget(p.a.id)
+		pass(5 * time.Second)
+		p.link(true)
+		p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+		pass(5 * time.Second)
+		require.Equal(t, bypass.ReasonGuard, p.a.status(p.flow).Reason)
+		p.a.underlay.FailGuard(nil)
+		p.bypassed(40 * time.Second)
+		_, guarded, _ := p.a.underlay.Guarded()
+		require.Equal(t, []netip.Addr{p.b.addr}, guarded)
+		p.leave()
+	})
+}
+
+// A switch that does not answer at the start is asked again what earlier runs left.
+func TestOldRulesAreListedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		p.link(false)
+		p.b.host.Kill()
+		old := p.b.sw.Rules()[0].Epoch
+		p.b.sw.Stall()
+		time.AfterFunc(7*time.Second, p.b.sw.Resume)
+		p.b.join()
+		pass(75 * time.Second)
+		n := 0
+		for _, r := range p.b.sw.Rules() {
+			if r.Epoch == old {
+				n++
+			}
+		}
+		require.Zero(t, n, "rules of the dead run")
+	})
+}
