@@ -56,6 +56,12 @@
 // another flow (the tether of the other protocol) has the same action. It lives as long
 // as the longer half of its lease.
 //
+// A tether must be younger than every rule with a time-out that it holds: Open vSwitch
+// 3.1 visits flows that may have run out in the order in which they were added, and
+// ovs-vswitchd dies of a failed assertion when a tether takes a rule along that comes
+// later and has run out too. So each change that adds rules adds their tethers anew,
+// behind them (tie, in book.go).
+//
 // # Whose flow is it?
 //
 // A cookie is tag(16) | epoch(16) | whose(32): the peer's number in its rules, gates and
