@@ -102,11 +102,12 @@ func (n *Network) attach(ctx context.Context, e Endpoint) error {
 		return nil
 	}
 	if had && old.Ofport != e.Ofport && old.Ofport != 0 {
-		if err := r.member.Detach(ctx, old.Ofport); err != nil {
-			return fmt.Errorf("detach ofport %d: %w", old.Ofport, err)
+		if err = r.member.Detach(ctx, old.Ofport); err != nil {
+			err = fmt.Errorf("detach ofport %d: %w", old.Ofport, err)
 		}
 	}
-	return attachMember(ctx, r.member, e)
+	// The Member must know of it all the same: it is announced.
+	return errors.Join(err, attachMember(ctx, r.member, e))
 }
 
 func attachMember(ctx context.Context, m member, e Endpoint) error {
@@ -120,8 +121,9 @@ func attachMember(ctx context.Context, m member, e Endpoint) error {
 }
 
 // Detach takes an endpoint off the network: its bypassed flows are taken down, and
-// peers are told. It returns when the switch has confirmed, or with ctx's error.
-// Detaching what is not attached is no error.
+// peers are told. It returns when the switch has confirmed, or with ctx's error
+// when that takes too long; the endpoint is detached then too, and the switch
+// follows as soon as it can. Detaching what is not attached is no error.
 func (n *Network) Detach(ctx context.Context, name string) error {
 	if err := n.detach(ctx, name); err != nil {
 		return &OpError{"detach", n.config.Name, err}
@@ -137,20 +139,20 @@ func (n *Network) detach(ctx context.Context, name string) error {
 	defer n.endTurn(name, s)
 	n.mu.Lock()
 	old, had := s.want, s.attached
+	s.attached = false
 	n.mu.Unlock()
 	if !had {
 		return nil
 	}
-	// The bypass goes first: a flow must not lose its endpoint while it is bypassed.
+	// First of all what needs nobody's consent: the Member forgets the endpoint
+	// whether or not the switch is there, so it must not stay announced. Told that
+	// stations changed, the Member takes down its bypassed flows.
+	n.stationsChanged(n.shared.Stations.Detach(name))
 	if r := n.running.Load(); r != nil && r.member != nil && old.Ofport != 0 {
 		if err := r.member.Detach(ctx, old.Ofport); err != nil {
 			return fmt.Errorf("ofport %d: %w", old.Ofport, err)
 		}
 	}
-	n.mu.Lock()
-	s.attached = false
-	n.mu.Unlock()
-	n.stationsChanged(n.shared.Stations.Detach(name))
 	return nil
 }
 

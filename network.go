@@ -120,8 +120,8 @@ func (n *Network) ID() overlay.PeerID { return n.self }
 // Fatal are: what cannot be opened, the device's end, and the transport's end. Not
 // fatal are: links, peers that refuse us, signalling, the switch; they are retried.
 //
-// When ctx ends, endpoints are withdrawn from peers, bypassed flows are taken
-// down (for at most Config.Drain), then links, transport and device are closed.
+// In both cases bypassed flows are taken down (for at most Config.Drain) and
+// endpoints are withdrawn from peers, then links, transport and device are closed.
 // Nothing that Run started outlives it.
 func (n *Network) Run(ctx context.Context) error {
 	n.mu.Lock()
@@ -210,25 +210,28 @@ func (n *Network) runOpen(ctx context.Context, r *running) error {
 	// Everything outlives ctx until the bypass is taken down in order.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	g, gctx := errgroup.WithContext(work)
+	// They do not end when one of them fails, but as if ctx had ended: peers are to
+	// be told of that while there are links.
+	g, failed := errgroup.WithContext(work)
 	n.running.Store(r)
 	n.giveMemberPolicy(r)
 
 	g.Go(func() error { return n.sendFrames(r) })
-	g.Go(func() error { return n.acceptLinks(gctx, r) })
-	g.Go(func() error { return n.runPeers(gctx, r) })
-	g.Go(func() error { return n.housekeep(gctx) })
-	g.Go(func() error { return n.announceChanges(gctx) })
+	g.Go(func() error { return n.watchDevice(work, r) })
+	g.Go(func() error { return n.acceptLinks(work, r) })
+	g.Go(func() error { return n.runPeers(work, r) })
+	g.Go(func() error { return n.housekeep(work) })
+	g.Go(func() error { return n.announceChanges(work) })
 	if r.member != nil {
-		g.Go(func() error { return n.expireHeld(gctx) })
-		g.Go(func() error { return n.injectHeld(gctx, r.member) })
-		g.Go(func() error { return n.attachEarly(gctx, r.member) })
+		g.Go(func() error { return n.expireHeld(work) })
+		g.Go(func() error { return n.injectHeld(work, r.member) })
+		g.Go(func() error { return n.attachEarly(work, r.member) })
 	}
 	close(n.ready)
 
 	select {
 	case <-ctx.Done():
-	case <-gctx.Done():
+	case <-failed.Done():
 	}
 	n.setStopping()
 	if r.member != nil {
@@ -277,6 +280,16 @@ func (n *Network) sendFrames(r *running) error {
 		},
 	})
 	return n.ended(out.Run())
+}
+
+// watchDevice waits for a failure to write.
+func (n *Network) watchDevice(ctx context.Context, r *running) error {
+	select {
+	case err := <-r.writer.Failed():
+		return n.ended(err)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // housekeep forgets what is old.

@@ -30,6 +30,8 @@ type fakeHost struct {
 	injected  [][]byte
 	injectErr error
 	attachErr error
+	detachErr error
+	leaving   func() // called by Leave; may be nil
 }
 
 func (h *fakeHost) join(_ context.Context, c bypass.MemberConfig) (member, error) {
@@ -74,8 +76,20 @@ func (h *fakeHost) Attach(_ context.Context, w bypass.Workload) error {
 	return h.attachErr
 }
 
-func (h *fakeHost) Detach(context.Context, uint32) error { h.note("detach"); return nil }
-func (h *fakeHost) Leave(context.Context) error          { h.note("leave"); return nil }
+func (h *fakeHost) Detach(context.Context, uint32) error {
+	h.note("detach")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.detachErr
+}
+
+func (h *fakeHost) Leave(context.Context) error {
+	if h.leaving != nil {
+		h.leaving()
+	}
+	h.note("leave")
+	return nil
+}
 
 func (h *fakeHost) Request(f bypass.Flow, v bypass.Verdict) {
 	h.mu.Lock()

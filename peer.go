@@ -7,10 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/viasnet/vias/internal/control"
-	"github.com/viasnet/vias/internal/pump"
 	"github.com/viasnet/vias/overlay"
 )
 
@@ -135,19 +132,20 @@ func (n *Network) admit(id overlay.PeerID) bool {
 
 // runPeers starts the goroutine of every peer.
 func (n *Network) runPeers(ctx context.Context, r *running) error {
-	g, ctx := errgroup.WithContext(ctx)
+	var wg sync.WaitGroup
 	for {
 		n.mu.Lock()
 		for _, p := range n.peers {
 			if !p.started && !p.removed() {
 				p.started = true
-				g.Go(func() error { return p.run(ctx, r) })
+				wg.Go(func() { p.run(ctx, r) })
 			}
 		}
 		n.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return g.Wait()
+			wg.Wait()
+			return nil
 		case <-n.wake:
 		}
 	}
@@ -227,9 +225,8 @@ func (n *Network) forgetGuests(now time.Time) {
 	}
 }
 
-// run links to the peer, again and again, until it is removed or ctx ends. An
-// error is fatal for the Network.
-func (p *peer) run(ctx context.Context, r *running) error {
+// run links to the peer, again and again, until it is removed or ctx ends.
+func (p *peer) run(ctx context.Context, r *running) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer close(p.ended)
 	if p.before != nil {
@@ -240,9 +237,8 @@ func (p *peer) run(ctx context.Context, r *running) error {
 	wg.Go(func() { p.cancelWhenGone(ctx, cancel) })
 	defer wg.Wait()
 	defer cancel()
-	err := p.linkUntil(ctx, r)
+	p.linkUntil(ctx, r)
 	p.finish(r)
-	return err
 }
 
 func (p *peer) cancelWhenGone(ctx context.Context, cancel func()) {
@@ -254,7 +250,7 @@ func (p *peer) cancelWhenGone(ctx context.Context, cancel func()) {
 }
 
 // linkUntil alternates between connecting and serving.
-func (p *peer) linkUntil(ctx context.Context, r *running) error {
+func (p *peer) linkUntil(ctx context.Context, r *running) {
 	var next overlay.Link
 	retry := backoff{}
 	for {
@@ -266,7 +262,7 @@ func (p *peer) linkUntil(ctx context.Context, r *running) error {
 			if link != nil {
 				_ = link.Close()
 			}
-			return nil
+			return
 		}
 		if link == nil {
 			continue
@@ -275,9 +271,6 @@ func (p *peer) linkUntil(ctx context.Context, r *running) error {
 		var err error
 		var linked bool
 		next, linked, err = p.serve(ctx, r, link)
-		if errors.Is(err, pump.ErrDevice) {
-			return p.network.ended(err)
-		}
 		if linked && time.Since(begun) >= stableTime {
 			retry = backoff{}
 		} else if next == nil {

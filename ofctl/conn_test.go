@@ -57,7 +57,7 @@ func (s *scripted) serve() {
 		case ofp.Hello:
 			s.send(xid, ofp.Hello{Version: 4, Bitmap: 0x10})
 		case ofp.EchoRequest:
-			s.send(xid, ofp.EchoReply{Data: m.Data})
+			s.send(xid, ofp.EchoReply(m))
 		case ofp.FeaturesRequest:
 			s.send(xid, ofp.FeaturesReply{DatapathID: 7, Tables: 9})
 		case ofp.BarrierRequest:

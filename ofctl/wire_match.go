@@ -16,7 +16,6 @@ var (
 	errDupField      = &SwitchError{Type: ErrTypeBadMatch, Code: 10}
 	errUnknownAction = &SwitchError{Type: ErrTypeBadAction, Code: 0}
 	errBadActionLen  = &SwitchError{Type: ErrTypeBadAction, Code: 1}
-	errUnknownInstr  = &SwitchError{Type: ErrTypeBadInstruction, Code: 0}
 	errBadInstrLen   = &SwitchError{Type: ErrTypeBadInstruction, Code: 7}
 	errDupInstr      = &SwitchError{Type: ErrTypeBadInstruction, Code: 9}
 )

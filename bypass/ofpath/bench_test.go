@@ -179,16 +179,3 @@ func (o other) dumpFlows() []string {
 	}
 	return lines
 }
-
-// dumpGroups is all our groups.
-func (o other) dumpGroups() []string {
-	groups, err := o.sw.Groups(context.Background())
-	require.NoError(o.t, err)
-	var lines []string
-	for _, g := range groups {
-		if g.ID>>16 == 0x7661 {
-			lines = append(lines, g.String())
-		}
-	}
-	return lines
-}

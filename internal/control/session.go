@@ -30,7 +30,8 @@ type sendSide struct {
 	queue []outgoing // by sequence number; the first one is acked+1
 	bytes int        // of payloads in queue
 	acked uint64     // highest acknowledged sequence number
-	next  uint64     // sequence number of the next segment never sent
+	next  uint64     // sequence number of the next segment to send; goes back to repeat
+	sent  uint64     // highest sequence number ever sent
 	last  uint64     // highest sequence number in queue
 
 	srtt, rttvar, rto time.Duration
@@ -243,6 +244,7 @@ func (s *Session) Output(b *tap.Batch, now time.Time) {
 		}
 		o.sent = now
 		s.emit(b, q.next, o)
+		q.sent = max(q.sent, q.next)
 		q.next++
 	}
 	// After a refusal too: our acknowledgement lets the peer read our Hello, and

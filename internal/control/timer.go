@@ -12,7 +12,7 @@ func (s *Session) acked(g segment, now time.Time) {
 	if g.to != s.config.ID {
 		return
 	}
-	if g.ack >= q.next {
+	if g.ack > q.sent { // not next: that goes back when a segment is repeated
 		s.fail(fmt.Errorf("%w: it acknowledges what was never sent", ErrProtocol))
 		return
 	}
@@ -36,6 +36,7 @@ func (s *Session) acked(g segment, now time.Time) {
 		q.queue = q.queue[1:]
 		q.acked++
 	}
+	q.next = max(q.next, q.acked+1) // what arrived after all need not be repeated
 	q.progress, q.repeats = now, 0
 	q.rto = s.computedRTO()
 	q.due = now.Add(q.rto)

@@ -66,9 +66,13 @@ type Entry struct {
 type Ask struct {
 	Verdict    bypass.Verdict
 	Generation uint64 // of the policy that gave Verdict; 0 = none did
-	Base       int64  // bytes before the connection now under way (a reused five-tuple)
-	Next       time.Time
-	NextBytes  int64
+	// The policy gave it for these ends.
+	Peer              overlay.PeerID
+	LocalTag, PeerTag string
+
+	Base      int64 // bytes before the connection now under way (a reused five-tuple)
+	Next      time.Time
+	NextBytes int64
 }
 
 // Counter counts frames and their bytes as they were on the device.

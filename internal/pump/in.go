@@ -46,7 +46,7 @@ type In struct {
 // NewIn makes an In.
 func NewIn(c InConfig) *In { return &In{InConfig: c, classifier: bypass.NewClassifier()} }
 
-// Run returns when the link ends or breaks the protocol, or the device does (ErrDevice).
+// Run returns when the link ends or breaks the protocol.
 func (in *In) Run() error {
 	b := tap.NewBatch(inFrames, inBytes)
 	for {
@@ -92,10 +92,10 @@ func (in *In) Batch(b *tap.Batch) error {
 		}
 	}
 	b.Drop(func(i int) bool { return in.keep[i] })
-	if b.Len() == 0 {
-		return nil
+	if b.Len() > 0 {
+		in.Writer.Write(b)
 	}
-	return in.Writer.Write(b)
+	return nil
 }
 
 // frame tells whether a frame goes to the device.

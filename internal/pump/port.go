@@ -142,19 +142,32 @@ var ErrDevice = errors.New("device")
 
 // Writer lets many links write to the one device.
 type Writer struct {
+	failed chan error // room for one
+
 	mu     sync.Mutex // a Device allows one writer at a time
 	device tap.Device
+	dead   bool
 }
 
 // NewWriter makes a Writer. It does not own d.
-func NewWriter(d tap.Device) *Writer { return &Writer{device: d} }
+func NewWriter(d tap.Device) *Writer {
+	return &Writer{device: d, failed: make(chan error, 1)}
+}
 
-// Write writes b's frames.
-func (w *Writer) Write(b *tap.Batch) error {
+// Write writes b's frames. It has no error: the link that a frame came by has no
+// part in it, and its control session is still needed to say goodbye.
+func (w *Writer) Write(b *tap.Batch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.device.WriteBatch(b); err != nil {
-		return fmt.Errorf("%w: %w", ErrDevice, err)
+	if w.dead {
+		return
 	}
-	return nil
+	if err := w.device.WriteBatch(b); err != nil {
+		w.dead = true
+		w.failed <- fmt.Errorf("%w: %w", ErrDevice, err)
+	}
 }
+
+// Failed gives the error that ended the device, wrapped in ErrDevice, once. Later
+// frames are lost.
+func (w *Writer) Failed() <-chan error { return w.failed }

@@ -40,15 +40,7 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 	if state, _ := e.State(); state != bypass.OnOverlay || e.Opened() == flowtable.OpenedThere {
 		return false // under way or done; or the peer's to ask, who opened it
 	}
-	policy, generation := o.Trigger.Policy()
-	if a := &e.Ask; a.Generation != generation {
-		a.Verdict, a.Generation, a.Next = policy(bypass.Request{
-			Flow: e.Flow, Network: o.Trigger.Network, Peer: to.Peer,
-			LocalTag: from.Tag, PeerTag: to.Tag, Initiator: true,
-		}), generation, time.Time{}
-	}
-	v := e.Ask.Verdict
-	switch {
+	switch v := o.verdict(e, from, to); {
 	case !v.Bypass:
 		e.SetReason(bypass.ReasonPolicy)
 	case port == nil:
@@ -61,6 +53,22 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 		return o.request(e, frame, f, from, to)
 	}
 	return false
+}
+
+// verdict asks the policy when it, or what it goes by, is another than last time.
+func (o *Out) verdict(e *flowtable.Entry, from, to *l2.Station) bypass.Verdict {
+	policy, generation := o.Trigger.Policy()
+	a := &e.Ask
+	if a.Generation == generation && a.LocalTag == from.Tag && a.PeerTag == to.Tag && a.Peer == to.Peer {
+		return a.Verdict
+	}
+	a.Verdict = policy(bypass.Request{
+		Flow: e.Flow, Network: o.Trigger.Network, Peer: to.Peer,
+		LocalTag: from.Tag, PeerTag: to.Tag, Initiator: true,
+	})
+	a.Generation, a.LocalTag, a.PeerTag, a.Peer = generation, from.Tag, to.Tag, to.Peer
+	a.Next = time.Time{}
+	return a.Verdict
 }
 
 // due limits how often the Member is asked for one flow.

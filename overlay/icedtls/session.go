@@ -54,6 +54,8 @@ type session struct {
 	sources sources
 	path    atomic.Pointer[overlay.Path]
 
+	complete  atomic.Bool   // the DTLS handshake is: plaintext is suspect
+	repeats   *bucket       // repeated flights that we answer then
 	wrongKey  atomic.Bool   // DTLS showed another key
 	answers   chan *message // to the dialler; room for one
 	impostor  chan struct{} // closed when somebody else answered
@@ -69,6 +71,7 @@ func (t *Transport) newSession(id sessionID, peer overlay.PeerID, dialler bool) 
 		transport: t, id: id, peer: peer, dialler: dialler,
 		stun:     map[netip.Addr]*packetConn{},
 		sources:  sources{socket: t.socket, known: map[netip.Addr]netip.Addr{}},
+		repeats:  newBucket(10, 20), // a flight is a few datagrams, every flightInterval
 		answers:  make(chan *message, 1),
 		impostor: make(chan struct{}),
 		done:     make(chan struct{}),
@@ -181,8 +184,19 @@ func (s *session) putSTUN(b *buffer) bool {
 	return true
 }
 
-// putDTLS takes b over; it is called by the socket's reader.
+// putDTLS takes b over; it is called by the socket's reader. false: b is not taken,
+// since it has plaintext that could only do harm.
 func (s *session) putDTLS(b *buffer) bool {
+	if s.complete.Load() {
+		switch plaintextIn(b.bytes()) {
+		case plainBad:
+			return false
+		case plainRepeat: // pion answers with a flight, so a stranger must not ask often
+			if !s.repeats.take() {
+				return false
+			}
+		}
+	}
 	s.records.put(b)
 	return true
 }
@@ -238,6 +252,7 @@ func (s *session) establish(ctx context.Context, remote *message) (*link, error)
 		}
 		return nil, fmt.Errorf("DTLS handshake: %w", err)
 	}
+	s.complete.Store(true)
 	return newLink(s, conn), nil
 }
 

@@ -60,8 +60,6 @@ type Net struct {
 
 type direction struct{ from, to overlay.PeerID }
 
-func (d direction) reversed() direction { return direction{d.to, d.from} }
-
 // NewNet makes a network without any peer in it.
 func NewNet(config Config) *Net {
 	if config.MTU == 0 {

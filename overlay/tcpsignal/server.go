@@ -39,7 +39,12 @@ type ServerConfig struct {
 	Logger *slog.Logger
 }
 
-const writeTimeout = 10 * time.Second
+const (
+	writeTimeout = 10 * time.Second
+	// How long accepting pauses when the system has no room for a connection.
+	firstPause = 5 * time.Millisecond
+	lastPause  = time.Second
+)
 
 func (c *ServerConfig) complete() {
 	if c.MaxClients <= 0 {
@@ -82,7 +87,8 @@ type client struct {
 }
 
 // Serve passes messages on until ctx ends; then it closes ln and every connection
-// and returns nil. It returns an error when ln fails.
+// and returns nil. It returns an error when ln fails for good; while the system is
+// short of file descriptors or memory it waits.
 func Serve(ctx context.Context, ln net.Listener, config ServerConfig) error {
 	config.complete()
 	c, err := newCodec()
@@ -96,7 +102,7 @@ func Serve(ctx context.Context, ln net.Listener, config ServerConfig) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
-	err = s.accept(ln)
+	err = s.accept(ctx, ln)
 	_ = ln.Close()
 	s.closeAll()
 	s.wg.Wait()
@@ -106,16 +112,25 @@ func Serve(ctx context.Context, ln net.Listener, config ServerConfig) error {
 	return err
 }
 
-func (s *server) accept(ln net.Listener) error {
+func (s *server) accept(ctx context.Context, ln net.Listener) error {
+	var wait time.Duration
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
+			if !passing(err) || ctx.Err() != nil {
+				return fmt.Errorf("tcpsignal: accept: %w", err)
 			}
-			return fmt.Errorf("tcpsignal: accept: %w", err)
+			if wait == 0 {
+				s.config.Logger.Warn("no connection can be accepted for now", "err", err)
+			}
+			wait = min(max(2*wait, firstPause), lastPause)
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
+			continue
 		}
+		wait = 0
 		if !s.add(conn) {
 			s.config.Logger.Warn("client turned away: too many", "addr", conn.RemoteAddr())
 			_ = conn.Close()

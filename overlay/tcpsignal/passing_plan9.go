@@ -1,0 +1,4 @@
+package tcpsignal
+
+// shortage: Plan 9 says in words what went wrong.
+func shortage(error) bool { return false }
