@@ -76,7 +76,7 @@ func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Data
 	run, cancel := context.WithCancel(context.Background()) // several Networks share it: it ends with the last
 	l := &loop{
 		cfg: cfg, log: cfg.Logger, codec: c, epoch: randomUint64(), dp: dp,
-		limits: limits{answer: 2 * time.Second, retry: time.Second, lease: cfg.Lease, drain: cfg.Drain},
+		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: cfg.Lease, drain: cfg.Drain},
 		box:    newMailbox(), change: newMailbox(), inject: newMailbox(), look: newMailbox(), cancel: cancel,
 		ports:   newPorts(cfg.Ports, cfg.Quarantine),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),

@@ -67,7 +67,7 @@ func (m *Member) LinkUp(peer overlay.PeerID) {
 func (m *Member) LinkDown(peer overlay.PeerID) {
 	m.post(func() {
 		if p := m.loop.peers[peerKey{m, peer}]; p != nil {
-			p.linked = false
+			m.loop.linkDown(p, time.Now())
 		}
 	})
 }

@@ -174,8 +174,12 @@ func (l *loop) recheckRoute(p *peer) {
 
 // packetIn is a frame that a rule sent up.
 func (l *loop) packetIn(e PacketIn, now time.Time) {
-	if e.Kind != PacketProbe {
-		return // an orphan or a guarded packet: dropped here, which is what matters
+	switch e.Kind {
+	case PacketOrphan:
+		l.orphan(e.Frame, now)
+		return
+	case PacketGuard:
+		return // dropped here, which is what matters
 	}
 	pr, err := parseProbe(e.Frame)
 	if err != nil {
@@ -269,4 +273,13 @@ func (p *peer) pathReason() (Reason, netip.Addr) {
 		return ReasonProving, p.proof.remote
 	}
 	return p.proof.reason, p.proof.remote
+}
+
+// sever ends the path to a peer that cannot be told, or does not confirm, that a flow
+// is over: it may go on sending in clear, without our consent or into nothing. We
+// answer its pings no more, and so its own gates close.
+func (l *loop) sever(p *peer, r Reason, now time.Time) {
+	if p.proof.phase != proofNone && p.proof.phase != proofFailed {
+		l.prove(p, func() []proofAction { return p.proof.fail(r, now) })
+	}
 }

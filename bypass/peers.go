@@ -23,6 +23,10 @@ type peer struct {
 	leased      bool          // leases were ever set
 	guarded     AddrPair      // of the last round that got so far
 	leasedUntil time.Time     // outbound, by our own clock
+
+	// Which transactions are alive (resync.go).
+	unsaid []uint64  // active ones that are still to be announced
+	asked  time.Time // when we last asked for the peer's
 }
 
 func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
@@ -63,7 +67,7 @@ func (p *peer) guard() (AddrPair, bool) {
 func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	now := time.Now()
 	p := l.peer(m, id)
-	p.linked = true
+	p.linked, p.unsaid, p.asked = true, nil, time.Time{}
 	for _, e := range l.flows {
 		if e.peer == p {
 			l.step(e, input{event: evLinkUp}, now)
@@ -72,7 +76,19 @@ func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	if p.proof.phase == proofFailed {
 		p.proof.deadline = now // a new link is a reason to look again
 	}
+	l.announce(p, now)
 	l.kick(p, now)
+}
+
+// linkDown: flows that are leaving can no longer be told about.
+func (l *loop) linkDown(p *peer, now time.Time) {
+	p.linked, p.unsaid = false, nil
+	for _, e := range l.flows {
+		if e.peer == p && e.t.untold() {
+			l.sever(p, ReasonLinkDown, now)
+			return
+		}
+	}
 }
 
 // known tells whether p is still a peer.

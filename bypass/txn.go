@@ -18,13 +18,17 @@ import "time"
 //
 //	 either end: a wish to leave, or the peer's Close
 //	 unbinding   (own outbound being removed)
-//	 closing ── Close ──────────────────────► unbinding
+//	 closing ── Close, again each second ───► unbinding
 //	    ◄──────────────────────── CloseAck ── draining
 //	 draining    (packets in flight)
 //	 removing    (own inbound being removed)
 //	 overlay     (the tuple rests)
 //
 // Both Close and CloseAck say "my outbound is off"; Close also asks for the answer.
+// While no answer comes, the peer may still send. Its leases would let it for ever,
+// since it renews them while its pings are answered: so an end whose Close goes
+// unanswered, or cannot be sent, ends the path (see sever), and the peer's own gates
+// close as it goes silent.
 
 // phase is a transaction's state at one end.
 type phase uint8
@@ -80,6 +84,8 @@ type txn struct {
 
 	offered  time.Time // when the Offer was sent
 	deadline time.Time // when a deadline event is due; zero = none
+	closing  time.Time // since when a Close is unanswered on this link
+	giveUp   time.Time // when the peer's outbound must have ended without an answer
 	reason   Reason    // why it leaves or left
 	peerOff  bool      // the peer's outbound is off, or will never be
 	answer   bool      // the peer waits for a CloseAck
@@ -88,7 +94,8 @@ type txn struct {
 // limits are the times that a transaction runs by.
 type limits struct {
 	answer time.Duration // for the peer's next message
-	retry  time.Duration // of a change that the switch did not take
+	retry  time.Duration // of a change that the switch did not take, of a Close without answer
+	unsure time.Duration // for an answer to Close, until the path is ended
 	lease  time.Duration // longest outbound lease of any peer
 	drain  time.Duration
 }
@@ -127,18 +134,20 @@ type input struct {
 	tuple  tuple // evAccept: with both ports
 }
 
-// action is what a step wants done: send, apply or free.
+// action is what a step wants done: send, apply, free or sever.
 type action interface{ isAction() }
 
 type (
 	send  struct{ kind kind }     // the caller fills in the message from the txn
 	apply struct{ change Change } // answered by evApplied, evFailed or evUnsure
 	free  struct{ tuple tuple }   // into quarantine
+	sever struct{}                // the path to the peer, which does not answer our Close
 )
 
 func (send) isAction()  {}
 func (apply) isAction() {}
 func (free) isAction()  {}
+func (sever) isAction() {}
 
 // step is the transaction's whole logic: pure, no I/O. Events that a phase does not
 // expect (late, repeated, reordered) leave it as it is; a Close is always answered.

@@ -20,9 +20,7 @@ func (t txn) onUnbinding(in input, now time.Time, lim limits) (txn, []action) {
 		if t.peerOff {
 			return t.drain(now, lim)
 		}
-		// No answer: the peer's outbound lease is what ends it.
-		t.phase, t.deadline = phaseClosing, now.Add(2*lim.lease)
-		return t, []action{send{msgClose}}
+		return t.close(now, lim)
 	case evFailed, evUnsure: // it must go: try again until the switch takes it
 		t.deadline = now.Add(lim.retry)
 	case evDeadline:
@@ -38,9 +36,17 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 	case evReject: // B's answer to an Offer that we both gave up
 		return t.drain(now, lim)
 	case evLinkUp:
+		t.closing, t.deadline = now, now.Add(lim.retry)
 		return t, []action{send{msgClose}}
 	case evDeadline:
-		return t.drain(now, lim)
+		if !now.Before(t.giveUp) {
+			return t.drain(now, lim)
+		}
+		t.deadline = now.Add(lim.retry)
+		if now.Sub(t.closing) < lim.unsure {
+			return t, []action{send{msgClose}}
+		}
+		return t, []action{send{msgClose}, sever{}}
 	}
 	return t, nil
 }
@@ -76,6 +82,14 @@ func (t txn) unbind(time.Time, limits) (txn, []action) {
 	return t, []action{apply{Change{Remove: []Rule{t.outbound()}}}}
 }
 
+// close asks the peer to take its outbound off, until it says so. If it never does,
+// the path was severed long before, and its outbound lease has run out twice.
+func (t txn) close(now time.Time, lim limits) (txn, []action) {
+	t.phase, t.closing, t.giveUp = phaseClosing, now, now.Add(2*lim.lease)
+	t.deadline = now.Add(lim.retry)
+	return t, []action{send{msgClose}}
+}
+
 // drain: both outbounds are off; packets in flight still arrive.
 func (t txn) drain(now time.Time, lim limits) (txn, []action) {
 	var acts []action
@@ -90,6 +104,11 @@ func (t txn) drain(now time.Time, lim limits) (txn, []action) {
 func (t txn) remove(time.Time, limits) (txn, []action) {
 	t.phase, t.deadline = phaseRemoving, time.Time{}
 	return t, []action{apply{Change{Remove: []Rule{t.inbound()}}}}
+}
+
+// untold: the flow leaves here, and the peer may still send.
+func (t txn) untold() bool {
+	return (t.phase == phaseUnbinding || t.phase == phaseClosing) && !t.peerOff
 }
 
 // gone is the end: nothing of ours is in the switch.

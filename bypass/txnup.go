@@ -150,8 +150,7 @@ func (t txn) onAccepted(in input, now time.Time, lim limits) (txn, []action) {
 		return t.drain(now, lim)
 	case evLeave: // we have no outbound, A may: ask it to turn back
 		t.reason = in.reason
-		t.phase, t.deadline = phaseClosing, now.Add(lim.lease+lim.drain)
-		return t, []action{send{msgClose}}
+		return t.close(now, lim)
 	case evPeerReset:
 		t.reason, t.peerOff = ReasonPeerRestarted, true
 		return t.drain(now, lim)
