@@ -2,6 +2,8 @@ package bypass_test
 
 import (
 	"bytes"
+	"context"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/bypass/bypasstest"
+	"github.com/viasnet/vias/tap"
 )
 
 // after waits, in virtual time, and for all that happens then.
@@ -118,6 +121,53 @@ func TestLinkDownWhileLeaving(t *testing.T) {
 		p.onOverlay(70 * time.Second)
 		p.leave()
 	})
+}
+
+// Once Detach has returned, the port may be another guest's: nothing of the old flows
+// comes out of it, whatever became of the peer, and whatever the flow was doing.
+func TestDetachedPortIsQuiet(t *testing.T) {
+	for name, before := range map[string]func(p *pair){
+		"linked":    func(*pair) {},
+		"link down": func(p *pair) { p.link(false) },
+		"leaving already": func(p *pair) {
+			p.link(false)
+			p.a.member.SetPolicy(bypass.Never)
+			synctest.Wait()
+		},
+		"draining": func(p *pair) { // the drain is longer than Detach waits
+			p.a.member.SetPolicy(bypass.Never)
+			synctest.Wait()
+		},
+		"the switch refuses first": func(p *pair) { p.a.sw.FailNext(1) },
+		"leaving, and the switch is slow": func(p *pair) {
+			p.link(false)
+			p.a.sw.Stall()
+			p.a.member.SetPolicy(bypass.Never)
+			synctest.Wait()
+			time.AfterFunc(100*time.Millisecond, p.a.sw.Resume)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, func(_ int, c *bypass.HostConfig) { c.Drain = 4 * time.Second })
+				p.bypassed(time.Second)
+				before(p)
+				soon, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				defer cancel()
+				require.NoError(t, p.a.member.Detach(soon, ofport))
+				other := bypass.Workload{Ofport: ofport, MAC: tap.MAC{2, 9, 9, 9, 9, 9}, IPs: []netip.Addr{netip.MustParseAddr("192.168.7.99")}}
+				require.NoError(t, p.a.member.Attach(t.Context(), other))
+				for s := range 80 {
+					native, _ := p.says(p.b)
+					require.False(t, native, "after %d s", s)
+					after(time.Second)
+				}
+				p.link(true)
+				p.onOverlay(10 * time.Second)
+				p.leave()
+			})
+		})
+	}
 }
 
 // One end has nothing of a flow that is active at the other, and no message says so:

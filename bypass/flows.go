@@ -164,6 +164,9 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 	if before != phaseOverlay && e.t.phase == phaseOverlay {
 		e.peer.member.settled()
 	}
+	if e.t.detached && len(l.detaching) > 0 {
+		l.detached()
+	}
 }
 
 // account keeps the books that hang on a flow's phase.

@@ -42,7 +42,9 @@ type loop struct {
 	ended   bool              // the last member has left: nothing is to stay in the switch
 	old     []RuleStat
 	base    baseState
-	addr    netip.Addr // ours, offered to peers; invalid = none
+
+	detaching []detaching // Detach calls that wait
+	addr      netip.Addr  // ours, offered to peers; invalid = none
 }
 
 type peerKey struct {

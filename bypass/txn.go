@@ -89,6 +89,9 @@ type txn struct {
 	reason   Reason    // why it leaves or left
 	peerOff  bool      // the peer's outbound is off, or will never be
 	answer   bool      // the peer waits for a CloseAck
+	detached bool      // the workload's port may be another's soon: nothing may reach it
+	cutting  bool      // the pending change takes both rules off
+	bare     bool      // neither rule is in the switch any more
 }
 
 // limits are the times that a transaction runs by.
@@ -152,6 +155,9 @@ func (sever) isAction() {}
 // step is the transaction's whole logic: pure, no I/O. Events that a phase does not
 // expect (late, repeated, reordered) leave it as it is; a Close is always answered.
 func step(t txn, in input, now time.Time, lim limits) (txn, []action) {
+	if in.event == evLeave && in.reason == ReasonDetached {
+		t.detached = true
+	}
 	switch t.phase {
 	case phaseOverlay:
 		return t.onOverlay(in, now, lim)
@@ -174,7 +180,7 @@ func step(t txn, in input, now time.Time, lim limits) (txn, []action) {
 	case phaseClosing:
 		return t.onClosing(in, now, lim)
 	case phaseDraining:
-		return t.onDraining(in)
+		return t.onDraining(in, now, lim)
 	case phaseRemoving:
 		return t.onRemoving(in, now, lim)
 	}

@@ -17,7 +17,11 @@ func (t txn) onUnbinding(in input, now time.Time, lim limits) (txn, []action) {
 	case evClose, evCloseAck, evPeerReset:
 		return t.wish(in), nil
 	case evApplied:
-		if t.peerOff {
+		t.bare = t.cutting
+		switch {
+		case t.detached && !t.bare: // it was detached after this change was made
+			return t.unbind(now, lim)
+		case t.peerOff:
 			return t.drain(now, lim)
 		}
 		return t.close(now, lim)
@@ -33,6 +37,10 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 	switch in.event {
 	case evClose, evCloseAck, evPeerReset:
 		return t.wish(in).drain(now, lim)
+	case evLeave:
+		if t.detached && !t.bare {
+			return t.unbind(now, lim)
+		}
 	case evReject: // B's answer to an Offer that we both gave up
 		return t.drain(now, lim)
 	case evLinkUp:
@@ -51,13 +59,16 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onDraining(in input) (txn, []action) {
+func (t txn) onDraining(in input, now time.Time, lim limits) (txn, []action) {
 	switch in.event {
 	case evClose:
 		return t, []action{send{msgCloseAck}}
+	case evLeave:
+		if t.detached && !t.bare {
+			return t.remove(now, lim)
+		}
 	case evDeadline:
-		t.phase, t.deadline = phaseRemoving, time.Time{}
-		return t, []action{apply{Change{Remove: []Rule{t.inbound()}}}}
+		return t.remove(now, lim)
 	}
 	return t, nil
 }
@@ -76,10 +87,15 @@ func (t txn) onRemoving(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-// unbind takes our outbound off.
+// unbind takes our outbound off. If the workload is gone its inbound goes with it: who
+// has the port next must not get what is still in flight.
 func (t txn) unbind(time.Time, limits) (txn, []action) {
-	t.phase, t.deadline = phaseUnbinding, time.Time{}
-	return t, []action{apply{Change{Remove: []Rule{t.outbound()}}}}
+	t.phase, t.deadline, t.cutting = phaseUnbinding, time.Time{}, t.detached
+	c := Change{Remove: []Rule{t.outbound()}}
+	if t.cutting {
+		c.Remove = append(c.Remove, t.inbound())
+	}
+	return t, []action{apply{c}}
 }
 
 // close asks the peer to take its outbound off, until it says so. If it never does,

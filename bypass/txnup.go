@@ -150,6 +150,9 @@ func (t txn) onAccepted(in input, now time.Time, lim limits) (txn, []action) {
 		return t.drain(now, lim)
 	case evLeave: // we have no outbound, A may: ask it to turn back
 		t.reason = in.reason
+		if t.detached {
+			return t.unbind(now, lim)
+		}
 		return t.close(now, lim)
 	case evPeerReset:
 		t.reason, t.peerOff = ReasonPeerRestarted, true
