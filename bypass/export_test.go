@@ -1,7 +1,26 @@
 package bypass
 
+import "time"
+
 // Kill ends the host as kill -9 would: nothing is taken down, nobody is told.
 func (h *Host) Kill() {
 	_ = h.run.stop()
 	h.run, h.used = nil, 0
+}
+
+// DropFlow makes the host forget a live flow, rules and all, and tells nobody: as if
+// all that was ever said of its end had been lost.
+func (m *Member) DropFlow(f Flow) {
+	m.post(func() {
+		l := m.loop
+		e := l.flows[flowKey{m, f.Canonical()}]
+		delete(l.byRule, e.t.rule)
+		delete(l.byTxn, txnKey{e.peer, e.t.id})
+		e.peer.live[e.flow.Proto]--
+		l.ports.free(e.t.tuple, time.Now())
+		// Another flow keeps the leases.
+		l.enqueue(Change{Remove: []Rule{e.t.inbound(), e.t.outbound()}}, func(error) {})
+		e.t = txn{}
+		l.forget(e)
+	})
 }

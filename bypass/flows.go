@@ -132,7 +132,7 @@ func (l *loop) unable(e *entry, r Reason, now time.Time) {
 
 // step runs the transaction's next step and does what it asks for.
 func (l *loop) step(e *entry, in input, now time.Time) {
-	before, deadline := e.t.phase, e.t.deadline
+	before, deadline, silent := e.t.phase, e.t.deadline, false
 	next, acts := step(e.t, in, now, l.limits)
 	e.t = next
 	l.account(e, before, now)
@@ -147,6 +147,8 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 			l.applyFlow(e, a.change, now)
 		case free:
 			l.ports.free(a.tuple, now)
+		case sever:
+			silent = true
 		}
 	}
 	if d := e.t.deadline; !d.IsZero() && !d.Equal(deadline) {
@@ -157,8 +159,17 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 		})
 	}
 	l.publish(e, now)
+	switch {
+	case silent:
+		l.sever(e.peer, ReasonTimeout, now)
+	case e.t.untold() && !e.peer.linked:
+		l.sever(e.peer, ReasonLinkDown, now)
+	}
 	if before != phaseOverlay && e.t.phase == phaseOverlay {
 		e.peer.member.settled()
+	}
+	if e.t.detached && len(l.detaching) > 0 {
+		l.detached()
 	}
 }
 
@@ -258,6 +269,10 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 		l.offered(p, m, now)
 	case msgAccept, msgConfirm, msgDone, msgReject, msgClose, msgCloseAck:
 		l.onFlowMessage(p, m, now)
+	case msgAlive:
+		l.onAlive(p, m, now)
+	case msgSync:
+		l.announce(p, now)
 	default:
 		l.onProofMessage(p, m, now)
 	}

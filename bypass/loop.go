@@ -43,7 +43,9 @@ type loop struct {
 	ended   bool              // the last member has left: nothing is to stay in the switch
 	old     []RuleStat
 	base    baseState
-	addr    netip.Addr // ours, offered to peers; invalid = none
+
+	detaching []detaching // Detach calls that wait
+	addr      netip.Addr  // ours, offered to peers; invalid = none
 }
 
 type peerKey struct {
@@ -77,7 +79,7 @@ func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Data
 	run, cancel := context.WithCancel(context.Background()) // several Networks share it: it ends with the last
 	l := &loop{
 		cfg: cfg, log: cfg.Logger, codec: c, epoch: randomUint64(), dp: dp,
-		limits: limits{answer: 2 * time.Second, retry: time.Second, lease: cfg.Lease, drain: cfg.Drain},
+		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: cfg.Lease, drain: cfg.Drain},
 		box:    newMailbox(), change: newMailbox(), inject: newMailbox(), look: newMailbox(), cancel: cancel,
 		ports:   newPorts(cfg.Ports, cfg.Quarantine),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),

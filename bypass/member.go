@@ -67,7 +67,7 @@ func (m *Member) LinkUp(peer overlay.PeerID) {
 func (m *Member) LinkDown(peer overlay.PeerID) {
 	m.post(func() {
 		if p := m.loop.peers[peerKey{m, peer}]; p != nil {
-			p.linked = false
+			m.loop.linkDown(p, time.Now())
 		}
 	})
 }
@@ -157,6 +157,8 @@ func (m *Member) Attach(ctx context.Context, w Workload) error {
 }
 
 // Detach takes down the workload's bypasses and forgets it; it returns as Attach does.
+// Once it has returned nil no packet of an old flow comes out of the port: what is in
+// flight is lost.
 func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 	done := make(chan struct{})
 	m.post(func() {
@@ -166,7 +168,9 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 			}
 		}
 		delete(m.loop.base.workloads, ofport)
-		m.loop.setBase(done)
+		m.loop.setBase(nil)
+		m.loop.detaching = append(m.loop.detaching, detaching{m, ofport, done})
+		m.loop.detached()
 	})
 	select {
 	case <-done:

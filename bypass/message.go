@@ -29,12 +29,14 @@ const (
 	msgResult    // what my probes found
 	msgRefuse    // I won't: reason
 	msgWant      // higher to lower PeerID: challenge me, I am ready now
+	msgAlive     // these transactions are active here: say Close for those that you do not know
+	msgSync      // tell me which are
 	kinds
 )
 
 func (k kind) String() string {
 	names := [kinds]string{"?", "offer", "accept", "confirm", "done", "reject", "close", "close-ack",
-		"challenge", "response", "ready", "result", "refuse", "want"}
+		"challenge", "response", "ready", "result", "refuse", "want", "alive", "sync"}
 	if k >= kinds {
 		return "?"
 	}
@@ -63,6 +65,7 @@ type message struct {
 	Local  netip.AddrPort `cbor:"15,keyasint,omitzero"`
 	Remote netip.AddrPort `cbor:"16,keyasint,omitzero"`
 	Proof  uint64         `cbor:"17,keyasint,omitempty"`
+	IDs    []uint64       `cbor:"18,keyasint,omitempty"` // at most maxAlive
 
 	// Proof.
 	Nonce  []byte     `cbor:"20,keyasint,omitempty"` // 32 random bytes
@@ -76,6 +79,9 @@ type message struct {
 
 // maxMessage bounds what a peer can make us decode.
 const maxMessage = 1024
+
+// maxAlive transactions fit into one Alive.
+const maxAlive = 64
 
 var errMessage = errors.New("bypass: malformed control message")
 
@@ -92,7 +98,7 @@ func newCodec() (*codec, error) {
 	}
 	dec, err := cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
-		MaxNestedLevels: 4, MaxArrayElements: 16, MaxMapPairs: 32,
+		MaxNestedLevels: 4, MaxArrayElements: maxAlive, MaxMapPairs: 32,
 	}.DecMode()
 	if err != nil {
 		return nil, fmt.Errorf("bypass: codec: %w", err)
@@ -133,7 +139,7 @@ func (m *message) check() error {
 		case !m.Src.Addr().Is4() || !m.Dst.Addr().Is4(), !m.Local.Addr().Is4() || !m.Remote.Addr().Is4():
 			return errors.New("addresses")
 		}
-	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgRefuse, msgResult, msgWant:
+	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgRefuse, msgResult, msgWant, msgAlive, msgSync:
 	case msgChallenge, msgResponse:
 		if len(m.Nonce) != 32 || !m.Addr.Is4() || m.MTU < 576 || m.MTU > 65535 || len(m.Domain) > 255 {
 			return errors.New("nonce, address, MTU or domain")

@@ -19,6 +19,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		{Kind: msgOffer, ID: 1 << 63, Epoch: 5, PeerEpoch: 6, Proto: TCP, Src: a, Dst: b, SrcMAC: macA, DstMAC: macB, Local: a, Remote: netip.AddrPortFrom(b.Addr(), 0), Proof: 9},
 		{Kind: msgAccept, ID: 2, Proto: UDP, Src: a, Dst: b, Local: a, Remote: b},
 		{Kind: msgClose, ID: 3, Reason: ReasonPolicy}, {Kind: msgWant, Epoch: 1},
+		{Kind: msgAlive, IDs: make([]uint64, maxAlive)}, {Kind: msgSync},
 		{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Domain: "dc1"},
 		{Kind: msgResponse, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Ports: []uint16{1, 2}},
 		{Kind: msgReady, ID: 4, Ports: []uint16{1, 2}}, {Kind: msgResult, MTU: 1500, TCP: true, RTT: 5},
@@ -40,7 +41,7 @@ func TestMessagesRefused(t *testing.T) {
 		"offer for ICMP": {Kind: msgOffer, Proto: 1}, "offer over IPv6": {Kind: msgOffer, Proto: TCP, Src: a6, Dst: a6, Local: a6, Remote: a6},
 		"short nonce": {Kind: msgChallenge, Nonce: make([]byte, 31), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500},
 		"tiny MTU":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 10},
-		"no ports":    {Kind: msgReady},
+		"no ports":    {Kind: msgReady}, "too many transactions": {Kind: msgAlive, IDs: make([]uint64, maxAlive+1)},
 	} {
 		b, err := c.encode(m)
 		require.NoError(t, err)
@@ -60,9 +61,12 @@ func FuzzMessage(f *testing.F) {
 	require.NoError(f, err)
 	b, _ := c.encode(message{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500})
 	f.Add(b)
+	b, _ = c.encode(message{Kind: msgAlive, IDs: []uint64{1, 1 << 63}})
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := c.decode(b)
 		if err == nil {
+			require.LessOrEqual(t, len(m.IDs), maxAlive)
 			require.Less(t, m.Kind, kinds)
 			require.Less(t, m.Reason, reasons)
 		}
@@ -132,6 +136,21 @@ func FuzzProbe(f *testing.F) {
 		}
 		_, _, _, ok := k.open(&p, p.src, p.dst)
 		require.True(t, !ok || len(p.text) >= probeText)
+	})
+}
+
+func FuzzOrphan(f *testing.F) {
+	p := probe{proto: UDP, src: netip.MustParseAddrPort("10.0.0.1:61441"), dst: netip.MustParseAddrPort("10.0.0.2:61442"), size: 600}
+	frame, err := p.frame(macA, macB)
+	require.NoError(f, err)
+	src, dst, ok := parseOrphan(frame[:40]) // a switch sends up no more than the head
+	require.True(f, ok)
+	require.Equal(f, [2]netip.Addr{p.src.Addr(), p.dst.Addr()}, [2]netip.Addr{src, dst})
+	f.Add(frame)
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if src, dst, ok := parseOrphan(frame); ok {
+			require.True(t, src.Is4() && dst.Is4())
+		}
 	})
 }
 

@@ -1,7 +1,6 @@
 package bypass
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/viasnet/vias/overlay"
@@ -24,6 +23,10 @@ type peer struct {
 	leased      bool          // leases were ever set
 	guarded     AddrPair      // of the last round that got so far
 	leasedUntil time.Time     // outbound, by our own clock
+
+	// Which transactions are alive (resync.go).
+	unsaid []uint64  // active ones that are still to be announced
+	asked  time.Time // when we last asked for the peer's
 }
 
 func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
@@ -64,7 +67,7 @@ func (p *peer) guard() (AddrPair, bool) {
 func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	now := time.Now()
 	p := l.peer(m, id)
-	p.linked = true
+	p.linked, p.unsaid, p.asked = true, nil, time.Time{}
 	for _, e := range l.flows {
 		if e.peer == p {
 			l.step(e, input{event: evLinkUp}, now)
@@ -73,147 +76,19 @@ func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	if p.proof.phase == proofFailed {
 		p.proof.deadline = now // a new link is a reason to look again
 	}
+	l.announce(p, now)
 	l.kick(p, now)
 }
 
-// kick starts a round of proof if one is due. The lower PeerID starts them; the
-// higher one asks for it.
-func (l *loop) kick(p *peer, now time.Time) {
-	pr := &p.proof
-	switch {
-	case !p.linked, !l.up, !l.cleared, !l.addr.IsValid(), p.member.policyNow() == nil, p.member.left.Load():
-		return
-	case pr.phase == proofFailed && now.Before(pr.deadline):
-		l.timers.add(pr.deadline, func() { l.kick(p, time.Now()) })
-		return
-	case pr.phase != proofNone && pr.phase != proofFailed:
-		return
-	case !pr.lower():
-		l.send(p, message{Kind: msgWant})
-		return
-	}
-	// The MTU is that of the way to the peer, which we learn with its address: the
-	// peer's Response is measured against the real route.
-	l.prove(p, func() []proofAction { return pr.ask(l.addr, 65535, now) })
-}
-
-// prove lets f change the proof, does what it asks for, and draws the consequences.
-func (l *loop) prove(p *peer, f func() []proofAction) {
-	before, guarded := p.proof.phase, p.proof.remote
-	acts := f()
-	if p.proof.phase != before || p.proof.remote != guarded {
-		l.setBase(nil) // who is guarded; queued before the Listen rules below
-		l.flushBase()
-	}
-	l.proofDo(p, acts)
-	now := time.Now()
-	switch {
-	case p.proof.phase == proofFresh && before != proofFresh:
-		l.proven(p, now)
-	case p.proof.phase == proofFailed && before != proofFailed:
-		l.disproven(p, now)
-	}
-	l.armProof(p)
-}
-
-func (l *loop) proofDo(p *peer, acts []proofAction) {
-	for _, a := range acts {
-		switch a := a.(type) {
-		case tell:
-			l.send(p, a.message)
-		case emit:
-			l.emit(a.frame)
-		case apply:
-			round := p.proof.round
-			adding := len(a.change.Add) > 0
-			l.enqueue(a.change, func(err error) {
-				if adding {
-					l.guardStands(func(guard error) { l.listening(p, round, err, guard) })
-				}
-			})
-		}
-	}
-}
-
-// listening: the Listen rules of a round are in the switch, and the guard stands: not
-// before may the peer know where to send its probes. Or one of them failed.
-func (l *loop) listening(p *peer, round uint64, rules, guard error) {
-	if p.proof.round != round || !l.known(p) {
-		return
-	}
-	now := time.Now()
-	l.prove(p, func() []proofAction {
-		switch {
-		case p.proof.phase != proofListening:
-			return nil
-		case rules != nil:
-			return p.proof.fail(switchReason(rules), now)
-		case guard != nil:
-			return p.proof.fail(ReasonGuard, now)
-		}
-		return p.proof.listens(now)
-	})
-}
-
-// armProof sees to it that tick is called when due.
-func (l *loop) armProof(p *peer) {
-	at := p.proof.due()
-	if at.IsZero() || at.Equal(p.timer) {
-		return
-	}
-	p.timer = at
-	l.timers.add(at, func() {
-		if !p.timer.Equal(at) || !l.known(p) {
+// linkDown: flows that are leaving can no longer be told about.
+func (l *loop) linkDown(p *peer, now time.Time) {
+	p.linked, p.unsaid = false, nil
+	for _, e := range l.flows {
+		if e.peer == p && e.t.untold() {
+			l.sever(p, ReasonLinkDown, now)
 			return
 		}
-		p.timer = time.Time{}
-		l.prove(p, func() []proofAction { return p.proof.tick(time.Now(), p.busy()) })
-	})
-}
-
-// proven: flows that waited for the proof may go on.
-func (l *loop) proven(p *peer, now time.Time) {
-	pair := AddrPair{p.proof.local, p.proof.remote}
-	if p.busy() && p.pair != pair {
-		// Flows of the old addresses are still leaving.
-		l.prove(p, func() []proofAction { return p.proof.fail(ReasonProving, now) })
-		return
 	}
-	p.pair, p.hop = pair, l.hopFor(p.proof.route)
-	l.log.Info("bypass: path proven", "peer", p.id.Short(), "local", pair.Local.String(), "remote", pair.Remote.String(),
-		"mtu", p.proof.mtu, "rtt", p.proof.half[0].rtt)
-	for _, e := range l.flows {
-		if e.peer == p && e.wanted {
-			l.begins(e, now)
-		}
-	}
-}
-
-// disproven: nothing may leave towards the peer any more. One change closes the
-// gates, whatever the number of flows; then each flow takes its rules down.
-func (l *loop) disproven(p *peer, now time.Time) {
-	if p.busy() {
-		l.log.Warn("bypass: path no longer proven; flows go back to the overlay", "peer", p.id.Short(), "reason", p.proof.reason.String())
-		p.leasedUntil = time.Time{}
-		l.enqueue(Change{Leases: l.leases(p)}, func(error) {})
-		for _, e := range l.flows {
-			if e.peer == p {
-				l.step(e, input{event: evLeave, reason: p.proof.reason}, now)
-			}
-		}
-	}
-	for _, e := range l.flows {
-		if e.peer == p && e.t.phase == phaseOverlay && e.wanted {
-			e.t.reason = p.proof.reason
-			l.publish(e, now)
-		}
-	}
-	l.timers.add(now.Add(l.cfg.Drain), func() {
-		if l.known(p) && p.proof.phase != proofListening && p.proof.phase != proofProbing && p.proof.phase != proofFresh {
-			l.unlisten(p)
-		}
-	})
-	l.kick(p, now)
 }
 
 // known tells whether p is still a peer.
@@ -267,111 +142,6 @@ func (l *loop) leased(p *peer, c Change, sent time.Time) func(error) {
 	}
 }
 
-// recheckRoute proves the path again when the way to the peer has changed. A next
-// hop that only changed its MAC costs one change of the hop.
-func (l *loop) recheckRoute(p *peer) {
-	now := time.Now()
-	if !p.proof.remote.IsValid() || p.proof.phase == proofNone || p.proof.phase == proofFailed {
-		l.kick(p, now)
-		return
-	}
-	round, remote := p.proof.round, p.proof.remote
-	l.routeTo(remote, func(r Route, err error) {
-		if p.proof.round != round || p.proof.remote != remote || !l.known(p) {
-			return
-		}
-		old := p.proof.route
-		if err == nil && old.Local == r.Local && old.Via == r.Via && old.OnLink == r.OnLink && old.MTU == r.MTU {
-			if old != r {
-				p.proof.route = r
-				l.hopFor(r)
-			}
-			return
-		}
-		l.prove(p, func() []proofAction { return p.proof.fail(ReasonNoRoute, time.Now()) })
-	})
-}
-
-// packetIn is a frame that a rule sent up.
-func (l *loop) packetIn(e PacketIn, now time.Time) {
-	if e.Kind != PacketProbe {
-		return // an orphan or a guarded packet: dropped here, which is what matters
-	}
-	pr, err := parseProbe(e.Frame)
-	if err != nil {
-		return
-	}
-	for _, p := range l.peers {
-		mine := false
-		if p.proof.listensOn(pr.dst) {
-			l.prove(p, func() []proofAction {
-				acts, ok := p.proof.packet(&pr, now)
-				mine = ok
-				return acts
-			})
-		}
-		if mine { // another peer may have drawn the same port: the MAC tells
-			return
-		}
-	}
-}
-
-// onProofMessage handles the proof's part of the control protocol.
-func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
-	switch m.Kind {
-	case msgChallenge, msgResponse:
-		if m.Kind == msgChallenge && (p.proof.lower() || p.member.policyNow() == nil || p.member.left.Load() || !l.up || !l.cleared) {
-			r := ReasonPolicy
-			if !l.up || !l.cleared {
-				r = ReasonSwitchDown
-			}
-			l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: r})
-			return
-		}
-		if m.Kind == msgChallenge && p.proof.fresh() {
-			// The peer has given its proof up: so do we, flows first.
-			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonProving, now) })
-		}
-		l.routeTo(m.Addr, func(r Route, err error) {
-			if !l.known(p) || p.member.left.Load() {
-				return
-			}
-			if err != nil { // a zero Route fails the round with a reason
-				l.prove(p, func() []proofAction { return p.refuse(m, now) })
-				return
-			}
-			l.prove(p, func() []proofAction {
-				if m.Kind == msgChallenge {
-					return p.proof.challenged(m, r, time.Now())
-				}
-				return p.proof.responded(m, r, time.Now())
-			})
-		})
-	case msgWant:
-		if p.proof.phase == proofFailed {
-			p.proof.deadline = now
-		}
-		l.kick(p, now)
-	case msgReady:
-		l.prove(p, func() []proofAction { return p.proof.readied(m, now) })
-	case msgResult:
-		l.prove(p, func() []proofAction { return p.proof.resulted(m, now) })
-	case msgRefuse:
-		l.prove(p, func() []proofAction { return p.proof.refused(m, now) })
-	}
-}
-
-// refuse ends a round to whose other end there is no way.
-func (p *peer) refuse(m message, now time.Time) []proofAction {
-	if m.Kind == msgChallenge {
-		p.proof.begin(m.ID, now)
-	}
-	if p.proof.round != m.ID {
-		return nil
-	}
-	return p.proof.fail(ReasonNoRoute, now)
-}
-
 // reset: the peer runs anew, and knows nothing of what was.
 func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	if p.epoch != 0 {
@@ -390,14 +160,6 @@ func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	l.kick(p, now)
 }
 
-// unlisten takes the Listen rules of a failed round down.
-func (l *loop) unlisten(p *peer) {
-	if len(p.proof.installed) > 0 {
-		l.enqueue(Change{Remove: p.proof.installed}, func(error) {}) // or they end by themselves
-		p.proof.installed = nil
-	}
-}
-
 // drop forgets a peer that has no flows left.
 func (l *loop) drop(p *peer) {
 	if p.proof.phase != proofNone && p.proof.phase != proofFailed {
@@ -413,15 +175,4 @@ func (l *loop) drop(p *peer) {
 	}
 	delete(l.peers, peerKey{p.member, p.id})
 	l.setBase(nil)
-}
-
-// pathReason tells why the path to the peer is not proven, and where it leads.
-func (p *peer) pathReason() (Reason, netip.Addr) {
-	if p.proof.fresh() {
-		return ReasonNone, p.proof.remote
-	}
-	if p.proof.reason == ReasonNone {
-		return ReasonProving, p.proof.remote
-	}
-	return p.proof.reason, p.proof.remote
 }

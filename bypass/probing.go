@@ -141,6 +141,9 @@ func (p *proof) packet(pr *probe, now time.Time) ([]proofAction, bool) {
 	if p.key == nil || len(p.theirs) != 2 {
 		return nil, false
 	}
+	if p.phase == proofFailed {
+		return nil, true // our silence is what the peer learns from if the link is down
+	}
 	switch pr.dst.Port() {
 	case p.mine[0]:
 		if pr.src != p.to() {

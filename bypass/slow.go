@@ -207,3 +207,23 @@ func (l *loop) routeTo(remote netip.Addr, then func(Route, error)) {
 }
 
 var errNoNextHop = errors.New("bypass: the underlay told no next hop")
+
+// detaching is a call of Detach that waits until nothing leads to its port.
+type detaching struct {
+	member *Member
+	ofport uint32
+	done   chan struct{}
+}
+
+// detached lets go those whose port no rule names any more.
+func (l *loop) detached() {
+	l.detaching = slices.DeleteFunc(l.detaching, func(d detaching) bool {
+		for _, e := range l.flows {
+			if e.key.member == d.member && e.t.phase != phaseOverlay && !e.t.bare && e.t.ends.Ofport == d.ofport {
+				return false
+			}
+		}
+		l.setBase(d.done)
+		return true
+	})
+}

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var testLimits = limits{answer: 2 * time.Second, retry: time.Second, lease: 30 * time.Second, drain: time.Second}
+var testLimits = limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: 30 * time.Second, drain: time.Second}
 
 func testTxn() txn {
 	return txn{
@@ -30,6 +30,8 @@ func words(acts []action) string {
 			out = append(out, a.kind.String())
 		case free:
 			out = append(out, "free")
+		case sever:
+			out = append(out, "sever")
 		case apply:
 			for _, r := range a.change.Add {
 				out = append(out, "+"+r.Direction.String())
@@ -84,7 +86,7 @@ func TestStep(t *testing.T) {
 		"policy at B, accepted":   join(upB[:2], []leg{{evLeave, phaseClosing, "close"}}, down[2:]),
 		"outbound refused at B":   join(upB[:3], []leg{{evFailed, phaseUnbinding, "-outbound"}}, down[1:]),
 		"peer restarts":           join(up, []leg{{evPeerReset, phaseUnbinding, "-outbound"}, {evApplied, phaseDraining, ""}}, down[3:]),
-		"no close-ack":            join(up, down[:2], []leg{{evLinkUp, phaseClosing, "close"}, {evDeadline, phaseDraining, ""}}, down[3:]),
+		"no close-ack":            join(up, down[:2], []leg{{evLinkUp, phaseClosing, "close"}, {evDeadline, phaseClosing, "close"}}, down[2:]),
 		"removal refused":         join(up, down[:1], []leg{{evFailed, phaseUnbinding, ""}, {evDeadline, phaseUnbinding, "-outbound"}}, down[1:4], []leg{{evUnsure, phaseRemoving, ""}, {evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}),
 		"late close is answered":  join(up, down[:3], []leg{{evClose, phaseDraining, "close-ack"}, {evDeadline, phaseRemoving, "-inbound"}, {evClose, phaseRemoving, "close-ack"}}),
 	} {
@@ -108,6 +110,33 @@ func TestStep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A Close is repeated until it is answered; soon the path is ended, and in the end the
+// peer's leases have run out.
+func TestCloseIsRepeated(t *testing.T) {
+	now := time.Unix(1000, 0)
+	tx := testTxn()
+	tx.phase = phaseActive
+	tx, _ = step(tx, input{event: evLeave, reason: ReasonIdle}, now, testLimits)
+	tx, acts := step(tx, input{event: evApplied}, now, testLimits)
+	require.Equal(t, "close", words(acts))
+	closes := 0
+	for tx.phase == phaseClosing {
+		require.Equal(t, now.Add(testLimits.retry), tx.deadline)
+		now = tx.deadline
+		tx, acts = step(tx, input{event: evDeadline}, now, testLimits)
+		want := "close"
+		switch closes++; {
+		case closes >= 60:
+			want = ""
+		case closes >= 3:
+			want = "close sever"
+		}
+		require.Equal(t, want, words(acts), "after %d s", closes)
+	}
+	require.Equal(t, phaseDraining, tx.phase)
+	require.Equal(t, 60, closes, "twice the lease")
 }
 
 // An Accept that comes later than the Offer's time is not used: the peer may have

@@ -1,0 +1,151 @@
+package bypass
+
+import "time"
+
+// The way down: from an active bypass back to the overlay.
+
+func (t txn) onActive(in input, now time.Time, lim limits) (txn, []action) {
+	switch in.event {
+	case evLeave, evClose, evPeerReset:
+		return t.wish(in).unbind(now, lim)
+	}
+	return t, nil
+}
+
+func (t txn) onUnbinding(in input, now time.Time, lim limits) (txn, []action) {
+	switch in.event {
+	case evClose, evCloseAck, evPeerReset:
+		return t.wish(in), nil
+	case evApplied:
+		t.bare = t.cutting
+		switch {
+		case t.detached && !t.bare: // it was detached after this change was made
+			return t.unbind(now, lim)
+		case t.peerOff:
+			return t.drain(now, lim)
+		}
+		return t.close(now, lim)
+	case evFailed, evUnsure: // it must go: try again until the switch takes it
+		t.deadline = now.Add(lim.retry)
+	case evDeadline:
+		return t.unbind(now, lim)
+	}
+	return t, nil
+}
+
+func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
+	switch in.event {
+	case evClose, evCloseAck, evPeerReset:
+		return t.wish(in).drain(now, lim)
+	case evLeave:
+		if t.detached && !t.bare {
+			return t.unbind(now, lim)
+		}
+	case evReject: // B's answer to an Offer that we both gave up
+		return t.drain(now, lim)
+	case evLinkUp:
+		t.closing, t.deadline = now, now.Add(lim.retry)
+		return t, []action{send{msgClose}}
+	case evDeadline:
+		if !now.Before(t.giveUp) {
+			return t.drain(now, lim)
+		}
+		t.deadline = now.Add(lim.retry)
+		if now.Sub(t.closing) < lim.unsure {
+			return t, []action{send{msgClose}}
+		}
+		return t, []action{send{msgClose}, sever{}}
+	}
+	return t, nil
+}
+
+func (t txn) onDraining(in input, now time.Time, lim limits) (txn, []action) {
+	switch in.event {
+	case evClose:
+		return t, []action{send{msgCloseAck}}
+	case evLeave:
+		if t.detached && !t.bare {
+			return t.remove(now, lim)
+		}
+	case evDeadline:
+		return t.remove(now, lim)
+	}
+	return t, nil
+}
+
+func (t txn) onRemoving(in input, now time.Time, lim limits) (txn, []action) {
+	switch in.event {
+	case evClose:
+		return t, []action{send{msgCloseAck}}
+	case evApplied:
+		return t.gone(), []action{free{t.tuple}}
+	case evFailed, evUnsure:
+		t.deadline = now.Add(lim.retry)
+	case evDeadline:
+		return t.remove(now, lim)
+	}
+	return t, nil
+}
+
+// unbind takes our outbound off. If the workload is gone its inbound goes with it: who
+// has the port next must not get what is still in flight.
+func (t txn) unbind(time.Time, limits) (txn, []action) {
+	t.phase, t.deadline, t.cutting = phaseUnbinding, time.Time{}, t.detached
+	c := Change{Remove: []Rule{t.outbound()}}
+	if t.cutting {
+		c.Remove = append(c.Remove, t.inbound())
+	}
+	return t, []action{apply{c}}
+}
+
+// close asks the peer to take its outbound off, until it says so. If it never does,
+// the path was severed long before, and its outbound lease has run out twice.
+func (t txn) close(now time.Time, lim limits) (txn, []action) {
+	t.phase, t.closing, t.giveUp = phaseClosing, now, now.Add(2*lim.lease)
+	t.deadline = now.Add(lim.retry)
+	return t, []action{send{msgClose}}
+}
+
+// drain: both outbounds are off; packets in flight still arrive.
+func (t txn) drain(now time.Time, lim limits) (txn, []action) {
+	var acts []action
+	if t.answer {
+		acts, t.answer = []action{send{msgCloseAck}}, false
+	}
+	t.phase, t.deadline = phaseDraining, now.Add(lim.drain)
+	return t, acts
+}
+
+// remove takes our inbound off, at once.
+func (t txn) remove(time.Time, limits) (txn, []action) {
+	t.phase, t.deadline = phaseRemoving, time.Time{}
+	return t, []action{apply{Change{Remove: []Rule{t.inbound()}}}}
+}
+
+// untold: the flow leaves here, and the peer may still send.
+func (t txn) untold() bool {
+	return (t.phase == phaseUnbinding || t.phase == phaseClosing) && !t.peerOff
+}
+
+// gone is the end: nothing of ours is in the switch.
+func (t txn) gone() txn {
+	t.phase, t.deadline = phaseOverlay, time.Time{}
+	return t
+}
+
+// outbound is the rule from the workload to the provider's network.
+func (t txn) outbound() Rule {
+	return Rule{
+		ID: t.rule, Direction: Outbound, Flow: t.flow, Local: t.tuple.local, Remote: t.tuple.remote,
+		LocalMAC: t.ends.LocalMAC, RemoteMAC: t.ends.RemoteMAC, Ofport: t.ends.Ofport,
+		Hop: t.hop, Peer: t.lease, Idle: t.idle,
+	}
+}
+
+// inbound is the rule from the provider's network to the workload. It never expires
+// by itself while its peer has a lease: who sends to it may be silent for long.
+func (t txn) inbound() Rule {
+	r := t.outbound()
+	r.Direction, r.Hop, r.Idle = Inbound, 0, 0
+	return r
+}
