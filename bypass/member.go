@@ -80,10 +80,10 @@ func (m *Member) Forget(peer overlay.PeerID) {
 		if p == nil {
 			return
 		}
-		p.linked = false
 		if p.proof.phase != proofNone && p.proof.phase != proofFailed {
-			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonNoPeer, time.Now()) })
+			l.prove(p, func() []proofAction { return p.proof.fail(ReasonNoPeer, time.Now()) })
 		}
+		p.linked = false
 		if !p.busy() {
 			l.drop(p)
 		}
@@ -373,6 +373,7 @@ func (l *loop) remove(m *Member, empty chan struct{}) {
 	delete(l.members, m)
 	if len(l.members) == 0 {
 		clear(l.base.hops)
+		clear(l.base.late)
 		l.ended = true
 	}
 	if !l.up {

@@ -173,6 +173,9 @@ func (l *loop) drop(p *peer) {
 		}
 		l.enqueue(Change{Leases: none}, func(error) {}) // or they end by themselves
 	}
+	if p.guarded.Remote.IsValid() {
+		l.base.late[p.guarded] = time.Now().Add(l.cfg.Lease)
+	}
 	delete(l.peers, peerKey{p.member, p.id})
 	l.setBase(nil)
 }

@@ -1,6 +1,7 @@
 package bypass
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -18,6 +19,7 @@ type baseState struct {
 	lastPeer  uint32       // number of the last lease
 	guarded   []netip.Addr // as last told to the host's guard
 	guardErr  error        // what it said to that
+	late      map[AddrPair]time.Time
 	queued    bool
 	version   int // of workloads, to tell waiters
 	waiters   []baseWaiter
@@ -34,6 +36,7 @@ type baseWaiter struct {
 }
 
 func (b *baseState) init() {
+	b.late = make(map[AddrPair]time.Time)
 	b.workloads, b.hops = make(map[uint32]ownedWorkload), make(map[netip.Addr]Hop)
 }
 
@@ -117,25 +120,40 @@ func (l *loop) buildBase() Base {
 		b.Hops = append(b.Hops, h)
 	}
 	slices.SortFunc(b.Hops, func(x, y Hop) int { return int(x.ID) - int(y.ID) })
+	b.Guard = l.guards()
+	return b
+}
+
+// guards lists the pairs of all peers, and, for a lease, those of peers that are no
+// more: they may not know it yet.
+func (l *loop) guards() []AddrPair {
+	var pairs []AddrPair
 	for _, p := range l.peers {
-		if pair, ok := p.guard(); ok && !slices.Contains(b.Guard, pair) {
-			b.Guard = append(b.Guard, pair)
+		if pair, ok := p.guard(); ok {
+			pairs = append(pairs, pair)
 		}
 	}
-	slices.SortFunc(b.Guard, func(x, y AddrPair) int { return x.Remote.Compare(y.Remote) })
-	return b
+	for pair, until := range l.base.late {
+		if time.Now().Before(until) {
+			pairs = append(pairs, pair)
+		} else {
+			delete(l.base.late, pair)
+		}
+	}
+	slices.SortFunc(pairs, func(x, y AddrPair) int {
+		return cmp.Or(x.Remote.Compare(y.Remote), x.Local.Compare(y.Local))
+	})
+	return slices.Compact(pairs)
 }
 
 // setGuard tells the host's guard when the list of peers changed, or when it failed
 // last time. Without it nothing is proven: the host's stack would answer for guests.
 func (l *loop) setGuard() {
 	var peers []netip.Addr
-	for _, p := range l.peers {
-		if pair, ok := p.guard(); ok && !slices.Contains(peers, pair.Remote) {
-			peers = append(peers, pair.Remote)
-		}
+	for _, pair := range l.guards() {
+		peers = append(peers, pair.Remote)
 	}
-	slices.SortFunc(peers, netip.Addr.Compare)
+	peers = slices.Compact(peers) // in order already
 	if slices.Equal(peers, l.base.guarded) && l.base.guardErr == nil {
 		return
 	}
