@@ -60,11 +60,12 @@ func TestTagChanges(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		require.NoError(t, p.b.member.Leave(ctx))
+		p.link(false)
+		synctest.Wait()
 		var tag atomic.Value
 		tag.Store("public")
 		n := p.b
-		var err error
-		n.member, err = n.host.Join(t.Context(), bypass.MemberConfig{
+		m, err := n.host.Join(t.Context(), bypass.MemberConfig{
 			Network: "test", Self: n.id, MTU: 1400,
 			Policy: func(r bypass.Request) bypass.Verdict { return bypass.Verdict{Bypass: r.PeerTag == "public"} },
 			Resolve: func(f bypass.Flow) (bypass.Ends, bool) {
@@ -74,7 +75,10 @@ func TestTagChanges(t *testing.T) {
 			Changed: func(bypass.Status) {},
 		})
 		require.NoError(t, err)
-		require.NoError(t, n.member.Attach(t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
+		n.mu.Lock()
+		n.member = m
+		n.mu.Unlock()
+		require.NoError(t, m.Attach(t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
 		p.link(true)
 		p.bypassed(20 * time.Second)
 		tag.Store("secret")
