@@ -387,6 +387,9 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 
 // publish tells the Network when what it can see of a flow has changed.
 func (l *loop) publish(e *entry, now time.Time) {
+	if !l.members[e.key.member] {
+		return // it has left
+	}
 	s := Status{Flow: e.flow, State: e.t.phase.state(), Reason: e.t.reason, RetryAt: e.retryAt}
 	if e.peer != nil {
 		s.Peer = e.peer.id
