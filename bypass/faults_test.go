@@ -286,6 +286,31 @@ func TestCallsEndWithLeave(t *testing.T) {
 	})
 }
 
+// A removed peer is forgotten, though it had flows: their end is its end.
+func TestForgottenPeerIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		p.link(false)
+		p.a.member.Forget(p.b.id)
+		after(2 * time.Minute)
+		_, guarded, _ := p.a.underlay.Guarded()
+		base, _ := p.a.sw.Base()
+		require.Empty(t, guarded)
+		require.Empty(t, base.Guard)
+		require.Empty(t, p.a.sw.Leases())
+		p.b.member.Forget(p.a.id)
+		p.link(true) // it comes back
+		p.bypassed(90 * time.Second)
+		p.a.member.Forget(p.b.id)
+		p.link(true) // and again, before its flows have settled
+		after(2 * time.Minute)
+		_, guarded, _ = p.a.underlay.Guarded()
+		require.NotEmpty(t, guarded)
+		p.leave()
+	})
+}
+
 // One end has nothing of a flow that is active at the other, and no message says so:
 // the orphans that come make the two compare, and so does a new link.
 func TestResync(t *testing.T) {

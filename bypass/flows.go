@@ -185,6 +185,9 @@ func (l *loop) account(e *entry, before phase, now time.Time) {
 		if p.proof.phase == proofFailed || p.proof.phase == proofNone {
 			l.kick(p, now)
 		}
+		if p.gone {
+			l.box.post(func() { l.dropGone(p) })
+		}
 	}
 	if e.t.phase == phaseActive {
 		e.fails = 0

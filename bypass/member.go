@@ -81,13 +81,11 @@ func (m *Member) Forget(peer overlay.PeerID) {
 		if p == nil {
 			return
 		}
-		p.linked = false
+		p.linked, p.gone = false, true
 		if p.proof.phase != proofNone && p.proof.phase != proofFailed {
 			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonNoPeer, time.Now()) })
 		}
-		if !p.busy() {
-			l.drop(p)
-		}
+		l.dropGone(p)
 	})
 }
 
