@@ -311,6 +311,31 @@ func TestForgottenPeerIsDropped(t *testing.T) {
 	})
 }
 
+// What a guest's port scan queues does not cost a peer's Close.
+func TestRequestFloodLosesNoClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		block := make(chan struct{})
+		var once sync.Once
+		p.a.changed = func(bypass.Status) { once.Do(func() { <-block }) } // the loop is busy for a moment
+		f := p.flow
+		f.Dst = netip.AddrPortFrom(p.b.ip, 81)
+		for i := range 9000 {
+			f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(1000+i))
+			p.a.member.Request(f, bypass.Verdict{Bypass: true})
+		}
+		synctest.Wait()
+		p.b.member.SetPolicy(bypass.Never)
+		after(10 * time.Millisecond)
+		close(block)
+		synctest.Wait()
+		require.NotEqual(t, bypass.Bypassed, p.a.status(p.flow).State)
+		_, overlay := p.says(p.a)
+		require.True(t, overlay)
+	})
+}
+
 // One end has nothing of a flow that is active at the other, and no message says so:
 // the orphans that come make the two compare, and so does a new link.
 func TestResync(t *testing.T) {

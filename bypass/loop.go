@@ -143,8 +143,15 @@ func (l *loop) admit(job func()) bool {
 }
 
 func (l *loop) watchDatapath(ctx context.Context) {
+	var orphan time.Time // when the last one was looked at
 	err := l.dp.Watch(ctx, func(e Event) {
-		if _, packet := e.(PacketIn); packet {
+		if p, packet := e.(PacketIn); packet {
+			switch now := time.Now(); {
+			case p.Kind == PacketGuard, p.Kind == PacketOrphan && now.Sub(orphan) < orphanEvery:
+				return // dropped here, which is what matters
+			case p.Kind == PacketOrphan:
+				orphan = now
+			}
 			l.admit(func() { l.onDatapath(e) })
 			return
 		}

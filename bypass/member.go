@@ -19,8 +19,9 @@ type Member struct {
 	cfg    MemberConfig
 	policy atomic.Pointer[Policy] // holds nil for Never
 
-	mu    sync.Mutex // guards flows
+	mu    sync.Mutex // guards flows and inbox
 	flows map[Flow]Status
+	inbox map[overlay.PeerID]*inbox
 
 	// Owned by the loop.
 	leaving chan struct{} // closed when the last flow has settled, after leaveAt
@@ -46,7 +47,7 @@ func (h *Host) Join(ctx context.Context, cfg MemberConfig) (*Member, error) {
 		h.run = run
 	}
 	h.used++
-	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status), gone: make(chan struct{})}
+	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status), inbox: make(map[overlay.PeerID]*inbox), gone: make(chan struct{})}
 	m.policy.Store(&cfg.Policy)
 	m.loop.box.post(func() {
 		m.loop.members[m], m.loop.ended = true, false
@@ -98,9 +99,48 @@ func (m *Member) post(job func()) {
 	})
 }
 
-// Receive hands over a control message from peer. msg is the Member's.
+// inbox counts a peer's control messages that wait for the loop. It is the peer's
+// alone: neither guests nor other peers can fill it.
+type inbox struct {
+	waiting int
+	lost    bool // one found no room
+}
+
+// maxInbox bounds what one peer can queue.
+const maxInbox = 1024
+
+// Receive hands over a control message from peer. msg is the Member's. Of a peer that
+// sends faster than messages are handled some are lost; what they said is put right
+// afterwards.
 func (m *Member) Receive(peer overlay.PeerID, msg []byte) {
-	m.loop.admit(func() { m.loop.receive(m, peer, msg, time.Now()) })
+	m.mu.Lock()
+	in := m.inbox[peer]
+	if in == nil {
+		in = &inbox{}
+		m.inbox[peer] = in
+	}
+	if in.waiting >= maxInbox {
+		in.lost = true
+		m.mu.Unlock()
+		return
+	}
+	in.waiting++
+	m.mu.Unlock()
+	m.loop.box.post(func() {
+		m.mu.Lock()
+		in.waiting--
+		again := in.lost && in.waiting == 0
+		if again {
+			in.lost = false
+		}
+		m.mu.Unlock()
+		now := time.Now()
+		m.loop.receive(m, peer, msg, now)
+		if p := m.loop.peers[peerKey{m, peer}]; again && p != nil {
+			m.loop.askAlive(p, now)
+			m.loop.announce(p, now)
+		}
+	})
 }
 
 // SetPolicy replaces the policy; nil = Never. Live flows that it no longer allows
