@@ -309,25 +309,6 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 	l.step(e, in, now)
 }
 
-// peersReason is what the peer's reason means to us.
-func peersReason(r Reason) Reason {
-	switch r {
-	case ReasonPolicy:
-		return ReasonPeerPolicy
-	case ReasonNone, ReasonSwitch, ReasonSwitchDown:
-		return ReasonPeerFailed
-	}
-	return r
-}
-
-func closeReason(r Reason) Reason {
-	switch r {
-	case ReasonPolicy, ReasonIdle:
-		return peersReason(r)
-	}
-	return ReasonPeerClosed
-}
-
 // offered answers a peer's Offer: everything in it is checked against what we know.
 func (l *loop) offered(p *peer, m message, now time.Time) {
 	flow := Flow{m.Proto, m.Dst, m.Src}
