@@ -7,19 +7,30 @@ import (
 	"time"
 )
 
-// mailbox is an unbounded queue of work for one goroutine. Whoever posts from the
+// queue is an unbounded queue of work for one goroutine. Whoever posts from the
 // network or the packet path bounds it by itself (see loop.admit).
-type mailbox struct {
+type queue[J any] struct {
 	mu     sync.Mutex
-	jobs   []func()
+	jobs   []J
 	wake   chan struct{} // capacity 1
 	closed bool
 }
 
-func newMailbox() *mailbox { return &mailbox{wake: make(chan struct{}, 1)} }
+// mailbox is the loop's own queue; worker one of calls that block, so that the loop
+// never does. A worker's jobs get the context in which the loop runs.
+type (
+	mailbox = queue[func()]
+	worker  = queue[func(context.Context)]
+)
+
+func newQueue[J any]() *queue[J] { return &queue[J]{wake: make(chan struct{}, 1)} }
+
+func newMailbox() *mailbox { return newQueue[func()]() }
+
+func newWorker() *worker { return newQueue[func(context.Context)]() }
 
 // post queues job; false after close.
-func (b *mailbox) post(job func()) bool {
+func (b *queue[J]) post(job J) bool {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -35,7 +46,7 @@ func (b *mailbox) post(job func()) bool {
 }
 
 // take removes all jobs, in order.
-func (b *mailbox) take() []func() {
+func (b *queue[J]) take() []J {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	jobs := b.jobs
@@ -44,23 +55,26 @@ func (b *mailbox) take() []func() {
 }
 
 // close refuses further jobs; those queued can still be taken.
-func (b *mailbox) close() {
+func (b *queue[J]) close() {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
 }
 
-// drainUntil runs jobs one after the other until ctx ends: a worker for calls that
-// block, so that the loop never does.
-func (b *mailbox) drainUntil(ctx context.Context) {
+// work runs a worker's jobs one after the other until ctx ends; those that wait then
+// are not run any more.
+func work(ctx context.Context, w *worker) {
 	for {
-		for _, job := range b.take() {
-			job()
+		for _, job := range w.take() {
+			if ctx.Err() != nil {
+				return
+			}
+			job(ctx)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-b.wake:
+		case <-w.wake:
 		}
 	}
 }

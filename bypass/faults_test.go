@@ -3,7 +3,9 @@ package bypass_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/bypass/bypasstest"
+	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -168,6 +171,169 @@ func TestDetachedPortIsQuiet(t *testing.T) {
 			})
 		})
 	}
+}
+
+// left is all that a host that has gone may not leave behind.
+func (n *node) left() string {
+	_, guarded, _ := n.underlay.Guarded()
+	base, _ := n.sw.Base()
+	return fmt.Sprintf("%d rules, %d leases, guarded %v, %v, %d workloads, %d hops",
+		len(n.sw.Rules()), len(n.sw.Leases()), guarded, base.Guard, len(base.Workloads), len(base.Hops))
+}
+
+const nothing = "0 rules, 0 leases, guarded [], [], 0 workloads, 0 hops"
+
+// A peer that does not answer is no reason to leave a healthy switch full of rules.
+func TestLeaveWithoutPeer(t *testing.T) {
+	for name, before := range map[string]func(p *pair){
+		"dead":      func(p *pair) { p.b.host.Kill(); p.link(false) },
+		"mute":      func(p *pair) { p.b.host.Kill() },
+		"link down": func(p *pair) { p.link(false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, nil)
+				p.bypassed(time.Second)
+				before(p)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				start := time.Now()
+				require.ErrorIs(t, p.a.member.Leave(ctx), context.DeadlineExceeded)
+				require.LessOrEqual(t, time.Since(start), 3*time.Second+100*time.Millisecond)
+				require.Equal(t, nothing, p.a.left())
+			})
+		})
+	}
+}
+
+// The same with another Network on the host: that one keeps what it has.
+func TestLeaveOneOfTwoWithoutPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		changed := 0
+		p.a.changed = func(bypass.Status) { changed++ }
+		other, err := p.a.host.Join(t.Context(), bypass.MemberConfig{Network: "two", Self: p.a.id, MTU: 1400,
+			Resolve: func(bypass.Flow) (bypass.Ends, bool) { return bypass.Ends{}, false },
+			Send:    func(overlay.PeerID, []byte) bool { return false }, Changed: func(bypass.Status) {}})
+		require.NoError(t, err)
+		require.NoError(t, other.Attach(t.Context(), bypass.Workload{Ofport: 8, MAC: tap.MAC{2, 8}}))
+		p.b.host.Kill()
+		p.link(false)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		require.ErrorIs(t, p.a.member.Leave(ctx), context.DeadlineExceeded)
+		changed = 0
+		base, _ := p.a.sw.Base()
+		require.Len(t, base.Workloads, 1)
+		require.Empty(t, p.a.sw.Rules())
+		require.Empty(t, p.a.sw.Leases())
+		after(2 * time.Minute)
+		require.Zero(t, changed, "told of a flow after it had left")
+		require.NoError(t, other.Leave(t.Context()))
+		require.Equal(t, nothing, p.a.left())
+	})
+}
+
+// A switch that takes nothing does not hold Leave for long after its context.
+func TestLeaveWhileSwitchStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		for i := range 30 {
+			f := p.flow
+			f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(41000+i))
+			p.a.member.Request(f, bypass.Verdict{Bypass: true})
+		}
+		after(time.Second)
+		p.a.sw.Stall()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		require.Error(t, p.a.member.Leave(ctx))
+		require.LessOrEqual(t, time.Since(start), 6*time.Second)
+		p.a.sw.Resume()
+	})
+}
+
+// Who waits for the switch, or asks for anything, is told when the Member leaves.
+func TestCallsEndWithLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.a.sw.Down()
+		synctest.Wait()
+		m := p.a.member
+		long, stop := context.WithTimeout(t.Context(), time.Hour)
+		defer stop()
+		calls := map[string]func() error{
+			"attach": func() error { return m.Attach(long, bypass.Workload{Ofport: 9, MAC: tap.MAC{2, 8}}) },
+			"detach": func() error { return m.Detach(long, ofport) },
+		}
+		var wg sync.WaitGroup
+		for name, call := range calls {
+			wg.Go(func() { require.ErrorIs(t, call(), bypass.ErrLeft, name) })
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		_ = m.Leave(ctx)
+		wg.Wait()
+		for name, call := range calls {
+			require.ErrorIs(t, call(), bypass.ErrLeft, name)
+		}
+		r, _ := m.PathTo(t.Context(), p.b.id)
+		require.Equal(t, bypass.ReasonShutdown, r)
+	})
+}
+
+// A removed peer is forgotten, though it had flows: their end is its end.
+func TestForgottenPeerIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		p.link(false)
+		p.a.member.Forget(p.b.id)
+		after(2 * time.Minute)
+		_, guarded, _ := p.a.underlay.Guarded()
+		base, _ := p.a.sw.Base()
+		require.Empty(t, guarded)
+		require.Empty(t, base.Guard)
+		require.Empty(t, p.a.sw.Leases())
+		p.b.member.Forget(p.a.id)
+		p.link(true) // it comes back
+		p.bypassed(90 * time.Second)
+		p.a.member.Forget(p.b.id)
+		p.link(true) // and again, before its flows have settled
+		after(2 * time.Minute)
+		_, guarded, _ = p.a.underlay.Guarded()
+		require.NotEmpty(t, guarded)
+		p.leave()
+	})
+}
+
+// What a guest's port scan queues does not cost a peer's Close.
+func TestRequestFloodLosesNoClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		block := make(chan struct{})
+		var once sync.Once
+		p.a.changed = func(bypass.Status) { once.Do(func() { <-block }) } // the loop is busy for a moment
+		f := p.flow
+		f.Dst = netip.AddrPortFrom(p.b.ip, 81)
+		for i := range 9000 {
+			f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(1000+i))
+			p.a.member.Request(f, bypass.Verdict{Bypass: true})
+		}
+		synctest.Wait()
+		p.b.member.SetPolicy(bypass.Never)
+		after(10 * time.Millisecond)
+		close(block)
+		synctest.Wait()
+		require.NotEqual(t, bypass.Bypassed, p.a.status(p.flow).State)
+		_, overlay := p.says(p.a)
+		require.True(t, overlay)
+	})
 }
 
 // One end has nothing of a flow that is active at the other, and no message says so:

@@ -189,6 +189,9 @@ func (l *loop) account(e *entry, before phase, now time.Time) {
 		if p.proof.phase == proofFailed || p.proof.phase == proofNone {
 			l.kick(p, now)
 		}
+		if p.gone {
+			l.box.post(func() { l.dropGone(p) })
+		}
 	}
 	if e.t.phase == phaseActive {
 		e.fails = 0
@@ -310,25 +313,6 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 	l.step(e, in, now)
 }
 
-// peersReason is what the peer's reason means to us.
-func peersReason(r Reason) Reason {
-	switch r {
-	case ReasonPolicy:
-		return ReasonPeerPolicy
-	case ReasonNone, ReasonSwitch, ReasonSwitchDown:
-		return ReasonPeerFailed
-	}
-	return r
-}
-
-func closeReason(r Reason) Reason {
-	switch r {
-	case ReasonPolicy, ReasonIdle:
-		return peersReason(r)
-	}
-	return ReasonPeerClosed
-}
-
 // offered answers a peer's Offer: everything in it is checked against what we know.
 func (l *loop) offered(p *peer, m message, now time.Time) {
 	flow := Flow{m.Proto, m.Dst, m.Src}
@@ -391,6 +375,9 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 
 // publish tells the Network when what it can see of a flow has changed.
 func (l *loop) publish(e *entry, now time.Time) {
+	if !l.members[e.key.member] {
+		return // it has left
+	}
 	s := Status{Flow: e.flow, State: e.t.phase.state(), Reason: e.t.reason, RetryAt: e.retryAt}
 	if e.peer != nil {
 		s.Peer = e.peer.id

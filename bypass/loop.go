@@ -25,7 +25,7 @@ type loop struct {
 	dp     Datapath
 
 	box                  *mailbox
-	change, inject, look *mailbox
+	change, inject, look *worker
 	pending              atomic.Int32 // jobs posted from the packet path and the network
 	cancel               context.CancelFunc
 	wg                   sync.WaitGroup
@@ -80,26 +80,31 @@ func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Data
 	l := &loop{
 		cfg: cfg, log: cfg.Logger, codec: c, epoch: randomUint64(), dp: dp,
 		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: cfg.Lease, drain: cfg.Drain},
-		box:    newMailbox(), change: newMailbox(), inject: newMailbox(), look: newMailbox(), cancel: cancel,
+		box:    newMailbox(), change: newWorker(), inject: newWorker(), look: newWorker(), cancel: cancel,
 		ports:   newPorts(cfg.Ports, cfg.Quarantine),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
 		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
 	}
 	l.base.init()
-	for _, f := range []func(context.Context){l.run, l.change.drainUntil, l.inject.drainUntil, l.look.drainUntil, l.watchDatapath, l.watchUnderlay} {
-		l.wg.Add(1)
-		go func() { defer l.wg.Done(); f(run) }()
+	for _, f := range []func(context.Context){l.run, l.watchDatapath, l.watchUnderlay} {
+		l.wg.Go(func() { f(run) })
+	}
+	for _, w := range l.workers() {
+		l.wg.Go(func() { work(run, w) })
 	}
 	l.box.post(l.begin)
 	return l, nil
 }
 
+func (l *loop) workers() []*worker { return []*worker{l.change, l.inject, l.look} }
+
 // stop ends all goroutines and closes the datapath.
 func (l *loop) stop() error {
 	l.cancel()
 	l.wg.Wait()
-	for _, b := range []*mailbox{l.box, l.change, l.inject, l.look} {
-		b.close()
+	l.box.close()
+	for _, w := range l.workers() {
+		w.close()
 	}
 	return l.dp.Close()
 }
@@ -139,8 +144,15 @@ func (l *loop) admit(job func()) bool {
 }
 
 func (l *loop) watchDatapath(ctx context.Context) {
+	var orphan time.Time // when the last one was looked at
 	err := l.dp.Watch(ctx, func(e Event) {
-		if _, packet := e.(PacketIn); packet {
+		if p, packet := e.(PacketIn); packet {
+			switch now := time.Now(); {
+			case p.Kind == PacketGuard, p.Kind == PacketOrphan && now.Sub(orphan) < orphanEvery:
+				return // dropped here, which is what matters
+			case p.Kind == PacketOrphan:
+				orphan = now
+			}
 			l.admit(func() { l.onDatapath(e) })
 			return
 		}
@@ -200,8 +212,8 @@ func (l *loop) ruleID() uint32 {
 
 // enqueue has the change worker apply c, and done called in the loop.
 func (l *loop) enqueue(c Change, done func(error)) {
-	l.change.post(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+	l.change.post(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 		err := l.dp.Apply(ctx, c)
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -230,8 +242,8 @@ func (l *loop) send(p *peer, m message) bool {
 
 // emit sends a frame out of the uplink.
 func (l *loop) emit(frame []byte) {
-	l.inject.post(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	l.inject.post(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		// A probe that is not sent is a probe that is lost: the round sees to it.
 		_ = l.dp.Inject(ctx, 0, frame)
@@ -292,8 +304,8 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 }
 
 // listOld (in the change worker) finds what an earlier run left.
-func (l *loop) listOld() {
-	ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+func (l *loop) listOld(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	stats, err := l.dp.Rules(ctx)
 	l.box.post(func() {

@@ -19,13 +19,15 @@ type Member struct {
 	cfg    MemberConfig
 	policy atomic.Pointer[Policy] // holds nil for Never
 
-	mu    sync.Mutex // guards flows
+	mu    sync.Mutex // guards flows and inbox
 	flows map[Flow]Status
+	inbox map[overlay.PeerID]*inbox
 
 	// Owned by the loop.
 	leaving chan struct{} // closed when the last flow has settled, after leaveAt
 	leaveAt time.Time
-	left    atomic.Bool
+	left    atomic.Bool   // Leave was called
+	gone    chan struct{} // closed when it is over
 }
 
 // Join makes a Network a member. The first member starts the host: it opens the
@@ -45,7 +47,7 @@ func (h *Host) Join(ctx context.Context, cfg MemberConfig) (*Member, error) {
 		h.run = run
 	}
 	h.used++
-	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status)}
+	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status), inbox: make(map[overlay.PeerID]*inbox), gone: make(chan struct{})}
 	m.policy.Store(&cfg.Policy)
 	m.loop.box.post(func() {
 		m.loop.members[m], m.loop.ended = true, false
@@ -80,13 +82,12 @@ func (m *Member) Forget(peer overlay.PeerID) {
 		if p == nil {
 			return
 		}
+		p.gone = true
 		if p.proof.phase != proofNone && p.proof.phase != proofFailed {
 			l.prove(p, func() []proofAction { return p.proof.fail(ReasonNoPeer, time.Now()) })
 		}
-		p.linked = false
-		if !p.busy() {
-			l.drop(p)
-		}
+		p.linked = false // the peer has been told
+		l.dropGone(p)
 	})
 }
 
@@ -99,9 +100,48 @@ func (m *Member) post(job func()) {
 	})
 }
 
-// Receive hands over a control message from peer. msg is the Member's.
+// inbox counts a peer's control messages that wait for the loop. It is the peer's
+// alone: neither guests nor other peers can fill it.
+type inbox struct {
+	waiting int
+	lost    bool // one found no room
+}
+
+// maxInbox bounds what one peer can queue.
+const maxInbox = 1024
+
+// Receive hands over a control message from peer. msg is the Member's. Of a peer that
+// sends faster than messages are handled some are lost; what they said is put right
+// afterwards.
 func (m *Member) Receive(peer overlay.PeerID, msg []byte) {
-	m.loop.admit(func() { m.loop.receive(m, peer, msg, time.Now()) })
+	m.mu.Lock()
+	in := m.inbox[peer]
+	if in == nil {
+		in = &inbox{}
+		m.inbox[peer] = in
+	}
+	if in.waiting >= maxInbox {
+		in.lost = true
+		m.mu.Unlock()
+		return
+	}
+	in.waiting++
+	m.mu.Unlock()
+	m.loop.box.post(func() {
+		m.mu.Lock()
+		in.waiting--
+		again := in.lost && in.waiting == 0
+		if again {
+			in.lost = false
+		}
+		m.mu.Unlock()
+		now := time.Now()
+		m.loop.receive(m, peer, msg, now)
+		if p := m.loop.peers[peerKey{m, peer}]; again && p != nil {
+			m.loop.askAlive(p, now)
+			m.loop.announce(p, now)
+		}
+	})
 }
 
 // SetPolicy replaces the policy; nil = Never. Live flows that it no longer allows
@@ -140,17 +180,27 @@ func (l *loop) policyChanged(m *Member, now time.Time) {
 }
 
 // Attach makes a workload known to the switch and returns when it confirmed, or
-// when ctx ends (the workload stays wanted then). Attaching the same Ofport again
-// replaces it.
+// when ctx ends (the workload stays wanted then), or with ErrLeft when the Member
+// leaves. Attaching the same Ofport again replaces it.
 func (m *Member) Attach(ctx context.Context, w Workload) error {
+	if m.left.Load() {
+		return ErrLeft
+	}
 	done := make(chan struct{})
 	m.post(func() {
 		m.loop.base.workloads[w.Ofport] = ownedWorkload{w, m}
 		m.loop.setBase(done)
 	})
+	return m.confirmed(ctx, done)
+}
+
+// confirmed waits for the loop to close done.
+func (m *Member) confirmed(ctx context.Context, done chan struct{}) error {
 	select {
 	case <-done:
 		return nil
+	case <-m.gone:
+		return ErrLeft
 	case <-ctx.Done():
 		return errors.Join(ErrSwitchDown, ctx.Err())
 	}
@@ -160,6 +210,9 @@ func (m *Member) Attach(ctx context.Context, w Workload) error {
 // Once it has returned nil no packet of an old flow comes out of the port: what is in
 // flight is lost.
 func (m *Member) Detach(ctx context.Context, ofport uint32) error {
+	if m.left.Load() {
+		return ErrLeft
+	}
 	done := make(chan struct{})
 	m.post(func() {
 		for _, e := range m.loop.flows {
@@ -172,12 +225,7 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 		m.loop.detaching = append(m.loop.detaching, detaching{m, ofport, done})
 		m.loop.detached()
 	})
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return errors.Join(ErrSwitchDown, ctx.Err())
-	}
+	return m.confirmed(ctx, done)
 }
 
 // Recheck takes down bypasses whose endpoints Resolve now tells otherwise, or whose
@@ -245,6 +293,8 @@ func (m *Member) PathTo(ctx context.Context, peer overlay.PeerID) (reason Reason
 	select {
 	case a := <-got:
 		return a.reason, a.remote
+	case <-m.gone:
+		return ReasonShutdown, netip.Addr{}
 	case <-ctx.Done():
 		return ReasonProving, netip.Addr{}
 	}
@@ -285,100 +335,4 @@ func (m *Member) unpublish(f Flow) {
 	m.mu.Lock()
 	delete(m.flows, f)
 	m.mu.Unlock()
-}
-
-// Leave takes down all of the Network's bypasses, telling the peers, and returns
-// when nothing of them is left in the switch or ctx ends (leases clear away the
-// rest). The last member to leave stops the host. Links must stay up until it returns.
-func (m *Member) Leave(ctx context.Context) error {
-	if m.left.Swap(true) {
-		return ErrLeft
-	}
-	l, settled := m.loop, make(chan struct{})
-	l.box.post(func() { l.leave(m, settled, time.Now()) })
-	err := wait(ctx, settled)
-	empty := make(chan struct{})
-	l.box.post(func() { l.remove(m, empty) })
-	if err == nil {
-		err = wait(ctx, empty)
-	}
-	m.host.mu.Lock()
-	defer m.host.mu.Unlock()
-	if m.host.used--; m.host.used == 0 {
-		m.host.run = nil
-		err = errors.Join(err, l.stop())
-	}
-	return err
-}
-
-func wait(ctx context.Context, done chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// leave ends the Network's proofs, which closes its gates on both sides, and then
-// its flows. What the peers had in flight gets its time to arrive where it is guarded.
-func (l *loop) leave(m *Member, settled chan struct{}, now time.Time) {
-	m.leaving, m.leaveAt = settled, now
-	for _, p := range l.peers {
-		if p.member == m && p.guarded.Remote.IsValid() {
-			m.leaveAt = now.Add(l.cfg.Drain)
-			l.prove(p, func() []proofAction { return p.proof.fail(ReasonShutdown, now) })
-		}
-	}
-	for _, e := range l.flows {
-		if e.key.member == m {
-			e.wanted = false
-			l.step(e, input{event: evLeave, reason: ReasonShutdown}, now)
-		}
-	}
-	l.timers.add(m.leaveAt, m.settled)
-}
-
-// settled (in the loop) tells Leave when no flow of ours has rules any more.
-func (m *Member) settled() {
-	if m.leaving == nil || time.Now().Before(m.leaveAt) {
-		return
-	}
-	for _, e := range m.loop.flows {
-		if e.key.member == m && e.t.phase != phaseOverlay {
-			return
-		}
-	}
-	close(m.leaving)
-	m.leaving = nil
-}
-
-// remove forgets a member; empty is closed when the switch has nothing of it.
-func (l *loop) remove(m *Member, empty chan struct{}) {
-	for _, e := range l.flows {
-		if e.key.member == m {
-			l.forget(e)
-		}
-	}
-	for _, p := range l.peers {
-		if p.member == m {
-			l.drop(p)
-		}
-	}
-	for ofport, w := range l.base.workloads {
-		if w.member == m {
-			delete(l.base.workloads, ofport)
-		}
-	}
-	delete(l.members, m)
-	if len(l.members) == 0 {
-		clear(l.base.hops)
-		clear(l.base.late)
-		l.ended = true
-	}
-	if !l.up {
-		close(empty)
-		return
-	}
-	l.setBase(empty)
 }

@@ -12,6 +12,7 @@ type peer struct {
 	id     overlay.PeerID
 	number uint32 // of its leases
 	linked bool   // there is a control session
+	gone   bool   // removed: dropped with its last flow, unless it links again
 	epoch  uint64 // its run; 0 = not known
 	proof  proof
 	timer  time.Time // when the proof is due next, as last put into the timers
@@ -67,7 +68,7 @@ func (p *peer) guard() (AddrPair, bool) {
 func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	now := time.Now()
 	p := l.peer(m, id)
-	p.linked, p.unsaid, p.asked = true, nil, time.Time{}
+	p.linked, p.gone, p.unsaid, p.asked = true, false, nil, time.Time{}
 	for _, e := range l.flows {
 		if e.peer == p {
 			l.step(e, input{event: evLinkUp}, now)
@@ -158,6 +159,13 @@ func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	}
 	p.epoch = epoch
 	l.kick(p, now)
+}
+
+// dropGone drops a removed peer that has no flows any more.
+func (l *loop) dropGone(p *peer) {
+	if p.gone && !p.busy() && l.known(p) {
+		l.drop(p)
+	}
 }
 
 // drop forgets a peer that has no flows left.

@@ -112,3 +112,22 @@ func (r Reason) String() string { return reasonText[min(r, reasons-1)].what }
 // Remedy says what would have to change for the flow to be bypassed; "" when
 // nothing can.
 func (r Reason) Remedy() string { return reasonText[min(r, reasons-1)].remedy }
+
+// peersReason is what the peer's reason means to us.
+func peersReason(r Reason) Reason {
+	switch r {
+	case ReasonPolicy:
+		return ReasonPeerPolicy
+	case ReasonNone, ReasonSwitch, ReasonSwitchDown:
+		return ReasonPeerFailed
+	}
+	return r
+}
+
+func closeReason(r Reason) Reason {
+	switch r {
+	case ReasonPolicy, ReasonIdle:
+		return peersReason(r)
+	}
+	return ReasonPeerClosed
+}

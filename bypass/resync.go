@@ -17,10 +17,11 @@ import (
 
 // Times and sizes of a resync.
 const (
-	aliveBurst = 8                      // Alive messages at once
-	alivePause = 100 * time.Millisecond // between two bursts
-	aliveRetry = time.Second            // when the link took no more
-	syncEvery  = 3 * time.Second        // at most, for one peer
+	aliveBurst  = 8                      // Alive messages at once
+	alivePause  = 100 * time.Millisecond // between two bursts
+	aliveRetry  = time.Second            // when the link took no more
+	syncEvery   = 3 * time.Second        // at most, for one peer
+	orphanEvery = 10 * time.Millisecond  // at most, is one looked at
 )
 
 // announce tells the peer which of its transactions are active here.

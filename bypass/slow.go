@@ -83,8 +83,8 @@ func (l *loop) flushBase() {
 		return
 	}
 	base, version := l.buildBase(), l.base.version
-	l.change.post(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+	l.change.post(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 		err := l.dp.Set(ctx, base)
 		cancel()
 		l.box.post(func() { l.baseSet(version, err) })
@@ -158,8 +158,8 @@ func (l *loop) setGuard() {
 		return
 	}
 	l.base.guarded = peers
-	l.look.post(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), applyTimeout)
+	l.look.post(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 		err := l.cfg.Underlay.Guard(ctx, l.cfg.Ports, peers)
 		cancel()
 		l.box.post(func() { l.guardSet(err) })
@@ -183,13 +183,13 @@ func (l *loop) guardSet(err error) {
 // guardStands calls then in the loop when all that was asked of the guard so far
 // is done, one way or the other.
 func (l *loop) guardStands(then func(err error)) {
-	l.look.post(func() { l.box.post(func() { then(l.base.guardErr) }) })
+	l.look.post(func(ctx context.Context) { l.box.post(func() { then(l.base.guardErr) }) })
 }
 
 // underlayChanged asks anew for our address and the routes in use.
 func (l *loop) underlayChanged() {
-	l.look.post(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	l.look.post(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		addrs, err := l.cfg.Underlay.Addrs(ctx)
 		cancel()
 		addr, ok := netip.Addr{}, false
@@ -210,8 +210,8 @@ func (l *loop) underlayChanged() {
 
 // routeTo looks up the way to remote and calls then in the loop.
 func (l *loop) routeTo(remote netip.Addr, then func(Route, error)) {
-	l.look.post(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	l.look.post(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		r, err := l.cfg.Underlay.Route(ctx, remote)
 		cancel()
 		if r.OnLink {
