@@ -73,8 +73,12 @@ func (l *loop) begins(e *entry, now time.Time) {
 		return
 	}
 	ends, ok := e.key.member.cfg.Resolve(e.flow)
-	if !ok {
+	switch {
+	case !ok:
 		l.unable(e, ReasonNoPeer, now)
+		return
+	case !l.attached(e.key.member, ends.Ofport): // or being detached just now
+		l.unable(e, ReasonDetached, now)
 		return
 	}
 	p := l.peer(e.key.member, ends.Peer)
@@ -340,7 +344,7 @@ func (l *loop) offered(p *peer, m message, now time.Time) {
 // consider says why an Offer cannot be taken.
 func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, Reason) {
 	ends, ok := p.member.cfg.Resolve(flow)
-	if !ok || ends.Peer != p.id || ends.LocalMAC != m.DstMAC || ends.RemoteMAC != m.SrcMAC {
+	if !ok || ends.Peer != p.id || ends.LocalMAC != m.DstMAC || ends.RemoteMAC != m.SrcMAC || !l.attached(p.member, ends.Ofport) {
 		return nil, ReasonDetached
 	}
 	v := l.allows(p.member, flow, ends, false)

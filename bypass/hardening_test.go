@@ -132,3 +132,22 @@ func TestOldRulesAreListedLate(t *testing.T) {
 		require.Zero(t, n, "rules of the dead run")
 	})
 }
+
+// Networks that share a host cannot detach each other's workloads.
+func TestDetachOfAnothersPort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		m, err := p.a.host.Join(t.Context(), bypass.MemberConfig{
+			Network: "two", Self: p.a.id, MTU: 1400,
+			Resolve: func(bypass.Flow) (bypass.Ends, bool) { return bypass.Ends{}, false },
+			Send:    func(overlay.PeerID, []byte) bool { return false }, Changed: func(bypass.Status) {},
+		})
+		require.NoError(t, err)
+		require.NoError(t, m.Detach(t.Context(), ofport))
+		base, _ := p.a.sw.Base()
+		require.Len(t, base.Workloads, 1)
+		require.NoError(t, m.Leave(t.Context()))
+		p.bypassed(5 * time.Second)
+		p.leave()
+	})
+}

@@ -220,7 +220,9 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 				m.loop.step(e, input{event: evLeave, reason: ReasonDetached}, time.Now())
 			}
 		}
-		delete(m.loop.base.workloads, ofport)
+		if m.loop.attached(m, ofport) { // it may be another member's by now
+			delete(m.loop.base.workloads, ofport)
+		}
 		m.loop.setBase(nil)
 		m.loop.detaching = append(m.loop.detaching, detaching{m, ofport, done})
 		m.loop.detached()

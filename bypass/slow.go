@@ -245,3 +245,9 @@ func (l *loop) detached() {
 		return true
 	})
 }
+
+// attached tells whether the workload at ofport is m's, and there to stay.
+func (l *loop) attached(m *Member, ofport uint32) bool {
+	w, ok := l.base.workloads[ofport]
+	return ok && w.member == m
+}
