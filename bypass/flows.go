@@ -73,11 +73,7 @@ func (l *loop) begins(e *entry, now time.Time) {
 		return
 	}
 	ends, ok := e.key.member.cfg.Resolve(e.flow)
-	switch {
-	case !ok:
-		l.unable(e, ReasonNoPeer, now)
-		return
-	case !l.attached(e.key.member, ends.Ofport): // or being detached just now
+	if !ok || !l.attached(e.key.member, ends.Ofport) { // or being detached just now
 		l.unable(e, ReasonDetached, now)
 		return
 	}
