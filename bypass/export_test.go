@@ -24,3 +24,13 @@ func (m *Member) DropFlow(f Flow) {
 		l.forget(e)
 	})
 }
+
+// IsChallenge tells what a control message is.
+func IsChallenge(msg []byte) bool {
+	c, err := newCodec()
+	if err != nil {
+		return false
+	}
+	m, err := c.decode(msg)
+	return err == nil && m.Kind == msgChallenge
+}

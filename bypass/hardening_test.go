@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
 	"github.com/viasnet/vias/overlay"
 )
 
@@ -148,6 +149,54 @@ func TestDetachOfAnothersPort(t *testing.T) {
 		require.Len(t, base.Workloads, 1)
 		require.NoError(t, m.Leave(t.Context()))
 		p.bypassed(5 * time.Second)
+		p.leave()
+	})
+}
+
+// slow is an underlay whose look-ups take a second.
+type slow struct {
+	*bypasstest.Underlay
+	calls atomic.Int32
+}
+
+func (u *slow) Route(ctx context.Context, a netip.Addr) (bypass.Route, error) {
+	u.calls.Add(1)
+	<-time.After(time.Second)
+	return u.Underlay.Route(ctx, a)
+}
+
+// A peer that repeats its Challenge a thousand times costs a look-up at a time, of the
+// newest: not a thousand that everybody else must wait for.
+func TestChallengesAreNotQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u *slow
+		p := newPair(t, func(i int, c *bypass.HostConfig) {
+			if i == 1 { // the higher end
+				u = &slow{Underlay: c.Underlay.(*bypasstest.Underlay)}
+				c.Underlay = u
+			}
+		})
+		var challenge atomic.Pointer[[]byte]
+		p.a.mu.Lock()
+		p.a.tell = func(msg []byte) {
+			if bypass.IsChallenge(msg) {
+				copied := append([]byte(nil), msg...)
+				challenge.Store(&copied)
+			}
+		}
+		p.a.mu.Unlock()
+		p.wire.Block(netip.Addr{}, netip.Addr{}, 0)
+		pass(time.Minute) // the proof fails, and is tried again: the lower end challenges
+		require.NotNil(t, challenge.Load())
+		for range 1000 {
+			p.b.member.Receive(p.a.id, append([]byte(nil), *challenge.Load()...))
+		}
+		pass(10 * time.Second)
+		before := u.calls.Load()
+		pass(time.Minute)
+		require.Less(t, u.calls.Load()-before, int32(15), "still looking up what was asked long ago")
+		p.wire.Unblock(netip.Addr{}, netip.Addr{}, 0)
+		p.bypassed(time.Minute)
 		p.leave()
 	})
 }

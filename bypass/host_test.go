@@ -41,6 +41,7 @@ type node struct {
 	got      [][]byte // frames that the workload got natively
 	stack    [][]byte // frames that reached the host's stack
 	changed  func(bypass.Status)
+	tell     func([]byte) // sees what it says
 	resolves bool
 }
 
@@ -113,9 +114,12 @@ func (n *node) join() {
 		},
 		Send: func(peer overlay.PeerID, msg []byte) bool {
 			n.mu.Lock()
-			ok := n.linked
+			ok, tell := n.linked, n.tell
 			n.mu.Unlock()
 			if ok {
+				if tell != nil {
+					tell(msg)
+				}
 				n.peer.receive(bytes.Clone(msg))
 			}
 			return ok

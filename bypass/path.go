@@ -203,34 +203,12 @@ func (l *loop) packetIn(e PacketIn, now time.Time) {
 // onProofMessage handles the proof's part of the control protocol.
 func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
 	switch m.Kind {
-	case msgChallenge, msgResponse:
-		if m.Kind == msgChallenge && (p.proof.lower() || p.member.policyNow() == nil || p.member.left.Load() || !l.up || !l.cleared) {
-			r := ReasonPolicy
-			if !l.up || !l.cleared {
-				r = ReasonSwitchDown
-			}
-			l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: r})
-			return
+	case msgChallenge:
+		l.onChallenge(p, m, now)
+	case msgResponse:
+		if p.proof.phase == proofAsked && p.proof.round == m.ID {
+			l.lookUp(p, m)
 		}
-		if m.Kind == msgChallenge && p.proof.fresh() {
-			// The peer has given its proof up: so do we, flows first.
-			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonProving, now) })
-		}
-		l.routeTo(m.Addr, func(r Route, err error) {
-			if !l.known(p) || p.member.left.Load() {
-				return
-			}
-			if err != nil { // a zero Route fails the round with a reason
-				l.prove(p, func() []proofAction { return p.refuse(m, now) })
-				return
-			}
-			l.prove(p, func() []proofAction {
-				if m.Kind == msgChallenge {
-					return p.proof.challenged(m, r, time.Now())
-				}
-				return p.proof.responded(m, r, time.Now())
-			})
-		})
 	case msgWant:
 		if p.proof.phase == proofFailed {
 			p.proof.deadline = now
@@ -243,6 +221,55 @@ func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
 	case msgRefuse:
 		l.prove(p, func() []proofAction { return p.proof.refused(m, now) })
 	}
+}
+
+// onChallenge: the lower end wants the path proven.
+func (l *loop) onChallenge(p *peer, m message, now time.Time) {
+	if p.proof.lower() || p.member.policyNow() == nil || p.member.left.Load() || !l.up || !l.cleared {
+		r := ReasonPolicy
+		if !l.up || !l.cleared {
+			r = ReasonSwitchDown
+		}
+		l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: r})
+		return
+	}
+	if p.proof.fresh() {
+		// The peer has given its proof up: so do we, flows first.
+		l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonProving, now) })
+	}
+	l.lookUp(p, m)
+}
+
+// lookUp finds the way to the address that a Challenge or a Response names, and goes
+// on with the round. A peer has one look-up under way; of what it sends meanwhile only
+// the newest counts, so it cannot keep the look-ups of others waiting.
+func (l *loop) lookUp(p *peer, m message) {
+	if p.looking {
+		p.next = &m
+		return
+	}
+	p.looking = true
+	l.routeTo(m.Addr, func(r Route, err error) {
+		p.looking = false
+		if !l.known(p) || p.member.left.Load() {
+			return
+		}
+		if next := p.next; next != nil {
+			p.next = nil
+			l.onProofMessage(p, *next, time.Now())
+			return
+		}
+		now := time.Now()
+		l.prove(p, func() []proofAction {
+			switch {
+			case err != nil: // a zero Route fails the round with a reason
+				return p.refuse(m, now)
+			case m.Kind == msgChallenge:
+				return p.proof.challenged(m, r, now)
+			}
+			return p.proof.responded(m, r, now)
+		})
+	})
 }
 
 // refuse ends a round to whose other end there is no way.

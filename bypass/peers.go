@@ -23,6 +23,8 @@ type peer struct {
 	live        map[Proto]int // flows that have, or may have, rules
 	leased      bool          // leases were ever set
 	guarded     AddrPair      // of the last round that got so far
+	looking     bool          // its address is being looked up
+	next        *message      // what it said meanwhile
 	leasedUntil time.Time     // outbound, by our own clock
 
 	// Which transactions are alive (resync.go).
