@@ -31,7 +31,6 @@ const (
 	ReasonFragment
 	ReasonTagged
 	ReasonMalformed
-	ReasonFamily
 	ReasonNoPeer
 	ReasonLinkDown
 	ReasonUntrusted
@@ -74,7 +73,6 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonFragment:      {"IP fragments cannot be bypassed", "lower the workload's MTU"},
 	ReasonTagged:        {"VLAN-tagged frames cannot be bypassed", "untag the workload's frames"},
 	ReasonMalformed:     {"its headers are malformed or have options that switches do not parse", ""},
-	ReasonFamily:        {"workload and underlay addresses are of different IP families", "use the same family"},
 	ReasonNoPeer:        {"no peer announced the destination", "attach the endpoint on its node"},
 	ReasonLinkDown:      {"there is no link to the peer", "see the peer's state"},
 	ReasonUntrusted:     {"the peer's underlay address is outside the trusted domain", "list its prefix as trusted on both ends, if it is"},
