@@ -1,51 +1,11 @@
 package bypass
 
 import (
-	"errors"
 	"net/netip"
 	"time"
 
 	"github.com/viasnet/vias/overlay"
 )
-
-// entry is one flow that the loop knows: its transaction, and when to try again.
-type entry struct {
-	key     flowKey
-	flow    Flow // Src is the local workload
-	peer    *peer
-	t       txn
-	verdict Verdict
-	wanted  bool // asked for, and waiting for a proof or for retryAt
-	askedAt time.Time
-	fails   int // in a row
-	retryAt time.Time
-	changed time.Time
-	shown   Status
-}
-
-// lapseAfter is how long a flow is wanted: the Network asks again while it lives.
-const lapseAfter = 10 * time.Second
-
-// forgetAfter is how long the reason of a flow that is on the overlay is kept.
-const forgetAfter = 2 * time.Minute
-
-// maxFlows bounds the flows that a Member makes the loop remember.
-const maxFlows = 1 << 17
-
-func (l *loop) entry(m *Member, f Flow) *entry {
-	k := flowKey{m, f.Canonical()}
-	e := l.flows[k]
-	if e == nil {
-		e = &entry{key: k, flow: f}
-		l.flows[k] = e
-	}
-	return e
-}
-
-func (l *loop) forget(e *entry) {
-	delete(l.flows, e.key)
-	e.key.member.unpublish(e.flow)
-}
 
 // request is the Network asking for a flow.
 func (l *loop) request(m *Member, f Flow, v Verdict, now time.Time) {
@@ -78,7 +38,7 @@ func (l *loop) begins(e *entry, now time.Time) {
 		return
 	}
 	p := l.peer(e.key.member, ends.Peer)
-	e.peer = p
+	e.goesTo(p)
 	if !l.allows(p.member, e.flow, ends, true).Bypass { // it may have changed since the Network asked
 		e.wanted = false
 		l.unable(e, ReasonPolicy, now)
@@ -91,7 +51,7 @@ func (l *loop) begins(e *entry, now time.Time) {
 	e.wanted = false
 	id := l.ruleID()
 	e.t = txn{
-		id: randomUint64(), flow: e.flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
+		id: l.draw(), flow: e.flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
 		tuple: tuple{e.flow.Proto, netip.AddrPortFrom(p.pair.Local, l.ports.propose()), netip.AddrPortFrom(p.pair.Remote, 0)},
 	}
 	l.byRule[id], l.byTxn[txnKey{p, e.t.id}] = e, e
@@ -221,7 +181,7 @@ func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
 		in := input{event: evApplied}
 		if err != nil {
 			in.event = evFailed
-			if errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrSwitchDown) {
+			if unsure(err) {
 				in.event = evUnsure
 			} else {
 				l.log.Warn("bypass: the switch refused a change", "flow", e.flow.String(), "err", err)
@@ -232,7 +192,7 @@ func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
 }
 
 func switchReason(err error) Reason {
-	if errors.Is(err, ErrSwitchDown) || errors.Is(err, ErrUnconfirmed) {
+	if unsure(err) {
 		return ReasonSwitchDown
 	}
 	return ReasonSwitch
@@ -328,7 +288,8 @@ func (l *loop) offered(p *peer, m message, now time.Time) {
 	}
 	ends, _ := p.member.cfg.Resolve(flow)
 	id := l.ruleID()
-	e.peer, e.wanted = p, false
+	e.goesTo(p)
+	e.wanted = false
 	e.t = txn{
 		id: m.ID, flow: flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
 		tuple: tuple{flow.Proto, netip.AddrPortFrom(p.pair.Local, port), m.Local},
@@ -371,27 +332,4 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 	}
 	e.verdict = v.normal()
 	return e, ReasonNone
-}
-
-// publish tells the Network when what it can see of a flow has changed.
-func (l *loop) publish(e *entry, now time.Time) {
-	if !l.members[e.key.member] {
-		return // it has left
-	}
-	s := Status{Flow: e.flow, State: e.t.phase.state(), Reason: e.t.reason, RetryAt: e.retryAt}
-	if e.peer != nil {
-		s.Peer = e.peer.id
-	}
-	if e.t.phase != phaseOverlay && e.t.tuple.remote.Port() != 0 {
-		s.Local, s.Remote = e.t.tuple.local, e.t.tuple.remote
-	}
-	s.Since = e.shown.Since
-	if s == e.shown {
-		return
-	}
-	if s.State != e.shown.State || s.Reason != e.shown.Reason || e.changed.IsZero() {
-		s.Since = now
-	}
-	e.changed, e.shown = now, s
-	e.key.member.publish(s)
 }

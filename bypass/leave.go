@@ -58,11 +58,9 @@ func (l *loop) leave(m *Member, settled chan struct{}, now time.Time) {
 			l.prove(p, func() []proofAction { return p.proof.fail(ReasonShutdown, now) })
 		}
 	}
-	for _, e := range l.flows {
-		if e.key.member == m {
-			e.wanted = false
-			l.step(e, input{event: evLeave, reason: ReasonShutdown}, now)
-		}
+	for _, e := range l.flowsOf(m) {
+		e.wanted = false
+		l.step(e, input{event: evLeave, reason: ReasonShutdown}, now)
 	}
 	l.timers.add(m.leaveAt, m.settled)
 }
@@ -85,11 +83,9 @@ func (m *Member) settled() {
 // of it, guard when the host's guard was told.
 func (l *loop) remove(m *Member, base, guard chan struct{}) {
 	delete(l.members, m)
-	for _, e := range l.flows {
-		if e.key.member == m {
-			l.abandon(e, time.Now())
-			l.forget(e)
-		}
+	for _, e := range l.flowsOf(m) {
+		l.abandon(e, time.Now())
+		l.forget(e)
 	}
 	for _, p := range l.peers {
 		if p.member == m {

@@ -2,7 +2,6 @@ package bypass
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -14,8 +13,9 @@ import (
 )
 
 // loop is a running Host. One goroutine owns all of its state: everything happens
-// in jobs posted to its mailbox. Calls that block are made by three workers: change
-// (the switch's tables, in order), inject (frames) and look (routes, the guard).
+// in jobs posted to its mailbox. Calls that block are made by four workers: change
+// (the switch's tables, in order; see change.go), inject (frames), look (routes) and
+// guard (the host's).
 type loop struct {
 	cfg    HostConfig
 	limits limits
@@ -24,11 +24,13 @@ type loop struct {
 	epoch  uint64
 	dp     Datapath
 
-	box                  *mailbox
-	change, inject, look *worker
-	pending              atomic.Int32 // jobs posted from the packet path and the network
-	cancel               context.CancelFunc
-	wg                   sync.WaitGroup
+	box                 *mailbox
+	change              *queue[pending]
+	inject, look, guard *worker
+	asked, heard        atomic.Int32 // jobs that wait: from the packet path, from the network
+	cancel              context.CancelFunc
+	wg                  sync.WaitGroup
+	draw                func() uint64 // chance
 
 	timers  timers
 	ports   *ports
@@ -38,6 +40,7 @@ type loop struct {
 	byRule  map[uint32]*entry
 	byTxn   map[txnKey]*entry // while its transaction runs
 	lastID  uint32            // of rules
+	serial  uint64            // of entries
 	up      bool              // the switch is connected
 	cleared bool              // what earlier runs left is known: its tuples rest
 	ended   bool              // the last member has left: nothing is to stay in the switch
@@ -63,8 +66,8 @@ type txnKey struct {
 	id   uint64
 }
 
-// maxPending bounds what the packet path and peers can queue. What is over it is
-// dropped: a flow asks again, a peer's message times out.
+// maxPending bounds what guests and the network can queue, each. What is over it is
+// dropped: a flow asks again, a probe is lost.
 const maxPending = 8192
 
 func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Datapath, error)) (*loop, error) {
@@ -76,33 +79,41 @@ func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Data
 	if err != nil {
 		return nil, err
 	}
+	l := newLoop(cfg, c, dp, randomUint64)
 	run, cancel := context.WithCancel(context.Background()) // several Networks share it: it ends with the last
-	l := &loop{
-		cfg: cfg, log: cfg.Logger, codec: c, epoch: randomUint64(), dp: dp,
-		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: cfg.Lease, drain: cfg.Drain},
-		box:    newMailbox(), change: newWorker(), inject: newWorker(), look: newWorker(), cancel: cancel,
-		ports:   newPorts(cfg.Ports, cfg.Quarantine),
-		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
-		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
-	}
-	l.base.init()
-	for _, f := range []func(context.Context){l.run, l.watchDatapath, l.watchUnderlay} {
+	l.cancel = cancel
+	for _, f := range []func(context.Context){l.run, l.makeChanges, l.watchDatapath, l.watchUnderlay} {
 		l.wg.Go(func() { f(run) })
 	}
 	for _, w := range l.workers() {
 		l.wg.Go(func() { work(run, w) })
 	}
-	l.box.post(l.begin)
 	return l, nil
 }
 
-func (l *loop) workers() []*worker { return []*worker{l.change, l.inject, l.look} }
+// newLoop makes a loop in which nothing runs yet; its chance comes from draw.
+func newLoop(cfg HostConfig, c *codec, dp Datapath, draw func() uint64) *loop {
+	l := &loop{
+		cfg: cfg, log: cfg.Logger, codec: c, dp: dp, draw: draw, epoch: draw(),
+		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: cfg.Lease, drain: cfg.Drain},
+		box:    newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
+		ports:   newPorts(cfg.Ports, cfg.Quarantine, draw),
+		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
+		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
+	}
+	l.base.init()
+	l.box.post(l.begin)
+	return l
+}
+
+func (l *loop) workers() []*worker { return []*worker{l.inject, l.look, l.guard} }
 
 // stop ends all goroutines and closes the datapath.
 func (l *loop) stop() error {
 	l.cancel()
 	l.wg.Wait()
 	l.box.close()
+	l.change.close()
 	for _, w := range l.workers() {
 		w.close()
 	}
@@ -114,17 +125,7 @@ func (l *loop) run(ctx context.Context) {
 	alarm := time.NewTimer(time.Hour)
 	defer alarm.Stop()
 	for {
-		for _, job := range l.box.take() {
-			job()
-		}
-		for _, f := range l.timers.due(time.Now()) {
-			f()
-		}
-		wait := time.Hour
-		if at, ok := l.timers.next(); ok {
-			wait = max(0, time.Until(at))
-		}
-		alarm.Reset(wait)
+		alarm.Reset(l.turn())
 		select {
 		case <-ctx.Done():
 			return
@@ -134,13 +135,29 @@ func (l *loop) run(ctx context.Context) {
 	}
 }
 
-// admit posts a job from the packet path or the network, unless too many wait.
-func (l *loop) admit(job func()) bool {
-	if l.pending.Add(1) > maxPending {
-		l.pending.Add(-1)
+// turn does what waits and what is due, and tells when it is to be called again at
+// the latest.
+func (l *loop) turn() time.Duration {
+	for _, job := range l.box.take() {
+		job()
+	}
+	for _, f := range l.timers.due(time.Now()) {
+		f()
+	}
+	if at, ok := l.timers.next(); ok {
+		return max(0, time.Until(at))
+	}
+	return time.Hour
+}
+
+// admit posts a job that others can make us do, unless too many of its sort wait:
+// guests' requests never keep the network's probes out.
+func (l *loop) admit(waiting *atomic.Int32, job func()) bool {
+	if waiting.Add(1) > maxPending {
+		waiting.Add(-1)
 		return false
 	}
-	return l.box.post(func() { l.pending.Add(-1); job() })
+	return l.box.post(func() { waiting.Add(-1); job() })
 }
 
 func (l *loop) watchDatapath(ctx context.Context) {
@@ -153,7 +170,7 @@ func (l *loop) watchDatapath(ctx context.Context) {
 			case p.Kind == PacketOrphan:
 				orphan = now
 			}
-			l.admit(func() { l.onDatapath(e) })
+			l.admit(&l.heard, func() { l.onDatapath(e) })
 			return
 		}
 		l.box.post(func() { l.onDatapath(e) })
@@ -166,7 +183,7 @@ func (l *loop) watchDatapath(ctx context.Context) {
 
 func (l *loop) watchUnderlay(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := l.cfg.Underlay.Watch(ctx, func() { l.admit(l.underlayChanged) })
+		err := l.cfg.Underlay.Watch(ctx, func() { l.admit(&l.heard, l.underlayChanged) })
 		if ctx.Err() != nil {
 			return
 		}
@@ -209,22 +226,6 @@ func (l *loop) ruleID() uint32 {
 		}
 	}
 }
-
-// enqueue has the change worker apply c, and done called in the loop.
-func (l *loop) enqueue(c Change, done func(error)) {
-	l.change.post(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
-		err := l.dp.Apply(ctx, c)
-		cancel()
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = errors.Join(ErrUnconfirmed, err)
-		}
-		l.box.post(func() { done(err) })
-	})
-}
-
-// applyTimeout is when a switch that does not answer counts as stalled.
-const applyTimeout = 5 * time.Second
 
 // send puts a message on the peer's control session.
 func (l *loop) send(p *peer, m message) bool {
@@ -281,7 +282,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 	l.setBase(nil)
 	if first {
 		l.old = []RuleStat{}
-		l.change.post(l.listOld)
+		l.change.post(pending{call: l.listOld})
 	}
 	if !fresh || first {
 		for _, p := range l.peers {
@@ -290,7 +291,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 		return
 	}
 	l.log.Warn("bypass: the switch has restarted; flows go back to the overlay and start again")
-	for _, e := range l.flows {
+	for _, e := range l.allFlows() {
 		l.step(e, input{event: evLeave, reason: ReasonFlowLost}, now)
 	}
 	for _, p := range l.peers {
@@ -311,7 +312,7 @@ func (l *loop) listOld(ctx context.Context) {
 	l.box.post(func() {
 		if err != nil {
 			l.log.Warn("bypass: cannot list the switch's rules yet", "err", err)
-			l.timers.add(time.Now().Add(l.limits.retry), func() { l.change.post(l.listOld) })
+			l.timers.add(time.Now().Add(l.limits.retry), func() { l.change.post(pending{call: l.listOld}) })
 			return
 		}
 		l.clearOld(stats, time.Now())

@@ -152,10 +152,7 @@ func (m *Member) SetPolicy(p Policy) {
 }
 
 func (l *loop) policyChanged(m *Member, now time.Time) {
-	for _, e := range l.flows {
-		if e.key.member != m {
-			continue
-		}
+	for _, e := range l.flowsOf(m) {
 		v := Verdict{}
 		if ends, ok := m.cfg.Resolve(e.flow); ok {
 			v = l.allows(m, e.flow, ends, e.t.initiator || e.wanted)
@@ -215,8 +212,8 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 	}
 	done := make(chan struct{})
 	m.post(func() {
-		for _, e := range m.loop.flows {
-			if e.key.member == m && e.t.phase != phaseOverlay && e.t.ends.Ofport == ofport {
+		for _, e := range m.loop.flowsOf(m) {
+			if e.t.phase != phaseOverlay && e.t.ends.Ofport == ofport {
 				m.loop.step(e, input{event: evLeave, reason: ReasonDetached}, time.Now())
 			}
 		}
@@ -234,8 +231,8 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 // endpoints' new tags the policy does not allow.
 func (m *Member) Recheck() {
 	m.post(func() {
-		for _, e := range m.loop.flows {
-			if e.key.member != m || e.t.phase == phaseOverlay {
+		for _, e := range m.loop.flowsOf(m) {
+			if e.t.phase == phaseOverlay {
 				continue
 			}
 			ends, ok := m.cfg.Resolve(e.flow)
@@ -257,7 +254,7 @@ func (m *Member) Recheck() {
 // Changed; asking again while one is under way, or before RetryAt, changes nothing.
 // Too many requests at once are dropped: ask again while the flow lives.
 func (m *Member) Request(flow Flow, v Verdict) {
-	m.loop.admit(func() { m.loop.request(m, flow, v, time.Now()) })
+	m.loop.admit(&m.loop.asked, func() { m.loop.request(m, flow, v, time.Now()) })
 }
 
 // Inject sends a held frame as if the workload at ofport had sent it, now that its

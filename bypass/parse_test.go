@@ -156,7 +156,7 @@ func FuzzOrphan(f *testing.F) {
 
 func TestPorts(t *testing.T) {
 	now := time.Unix(1000, 0)
-	p := newPorts(PortRange{0xffc0, 0xffc0}, time.Minute) // 64 ports: 60 for flows, 4 for probes
+	p := newPorts(PortRange{0xffc0, 0xffc0}, time.Minute, randomUint64) // 64 ports: 60 for flows, 4 for probes
 	local, remote := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddrPort("10.0.0.2:65480")
 	seen := map[uint16]bool{}
 	for range 60 {

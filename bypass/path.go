@@ -113,8 +113,8 @@ func (l *loop) proven(p *peer, now time.Time) {
 	p.pair, p.hop = pair, l.hopFor(p.proof.route)
 	l.log.Info("bypass: path proven", "peer", p.id.Short(), "local", pair.Local.String(), "remote", pair.Remote.String(),
 		"mtu", p.proof.mtu, "rtt", p.proof.half[0].rtt)
-	for _, e := range l.flows {
-		if e.peer == p && e.wanted {
+	for _, e := range sorted(p.flows) {
+		if e.wanted {
 			l.begins(e, now)
 		}
 	}
@@ -127,14 +127,12 @@ func (l *loop) disproven(p *peer, now time.Time) {
 		l.log.Warn("bypass: path no longer proven; flows go back to the overlay", "peer", p.id.Short(), "reason", p.proof.reason.String())
 		p.leasedUntil = time.Time{}
 		l.enqueue(Change{Leases: l.leases(p)}, func(error) {})
-		for _, e := range l.flows {
-			if e.peer == p {
-				l.step(e, input{event: evLeave, reason: p.proof.reason}, now)
-			}
+		for _, e := range sorted(p.flows) {
+			l.step(e, input{event: evLeave, reason: p.proof.reason}, now)
 		}
 	}
-	for _, e := range l.flows {
-		if e.peer == p && e.t.phase == phaseOverlay && e.wanted {
+	for _, e := range sorted(p.flows) {
+		if e.t.phase == phaseOverlay && e.wanted {
 			e.t.reason = p.proof.reason
 			l.publish(e, now)
 		}

@@ -20,6 +20,7 @@ type peer struct {
 	// What its flows use: the addresses of the proof under which they began.
 	pair        AddrPair
 	hop         uint32
+	flows       map[*entry]bool
 	live        map[Proto]int // flows that have, or may have, rules
 	leased      bool          // leases were ever set
 	guarded     AddrPair      // of the last round that got so far
@@ -37,10 +38,10 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 	p := l.peers[k]
 	if p == nil {
 		l.base.lastPeer++
-		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int)}
+		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), flows: make(map[*entry]bool)}
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
-			trust: &l.cfg.Trust, lease: l.cfg.Lease, ports: l.ports, ruleID: l.ruleID,
+			trust: &l.cfg.Trust, lease: l.cfg.Lease, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
 		}}
 		l.peers[k] = p
 	}
@@ -71,10 +72,8 @@ func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	now := time.Now()
 	p := l.peer(m, id)
 	p.linked, p.gone, p.unsaid, p.asked = true, false, nil, time.Time{}
-	for _, e := range l.flows {
-		if e.peer == p {
-			l.step(e, input{event: evLinkUp}, now)
-		}
+	for _, e := range sorted(p.flows) {
+		l.step(e, input{event: evLinkUp}, now)
 	}
 	if p.proof.phase == proofFailed {
 		p.proof.deadline = now // a new link is a reason to look again
@@ -86,8 +85,8 @@ func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 // linkDown: flows that are leaving can no longer be told about.
 func (l *loop) linkDown(p *peer, now time.Time) {
 	p.linked, p.unsaid = false, nil
-	for _, e := range l.flows {
-		if e.peer == p && e.t.untold() {
+	for e := range p.flows {
+		if e.t.untold() {
 			l.sever(p, ReasonLinkDown, now)
 			return
 		}
@@ -149,10 +148,8 @@ func (l *loop) leased(p *peer, c Change, sent time.Time) func(error) {
 func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	if p.epoch != 0 {
 		l.log.Info("bypass: peer restarted", "peer", p.id.Short())
-		for _, e := range l.flows {
-			if e.peer == p {
-				l.step(e, input{event: evPeerReset}, now)
-			}
+		for _, e := range sorted(p.flows) {
+			l.step(e, input{event: evPeerReset}, now)
 		}
 		if p.proof.phase != proofNone {
 			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonPeerRestarted, now) })

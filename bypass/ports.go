@@ -1,8 +1,6 @@
 package bypass
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"net/netip"
 	"time"
 )
@@ -24,24 +22,24 @@ type ports struct {
 	rng  PortRange
 	rest time.Duration // quarantine
 	used map[tuple]time.Time
-	draw func() uint16
+	draw func() uint64 // chance
 }
 
 // live is the expiry of a tuple that is in use.
 var live = time.Time{}
 
-func newPorts(r PortRange, rest time.Duration) *ports {
-	return &ports{rng: r, rest: rest, used: make(map[tuple]time.Time), draw: randomUint16}
+func newPorts(r PortRange, rest time.Duration, draw func() uint64) *ports {
+	return &ports{rng: r, rest: rest, used: make(map[tuple]time.Time), draw: draw}
 }
 
-func randomUint16() uint16 {
-	var b [2]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return binary.BigEndian.Uint16(b[:])
-}
+// below draws a number from 0 to n-1.
+func (p *ports) below(n int) uint16 { return uint16(p.draw() % uint64(n)) }
 
 // firstProbe is the first of the ports that belong to probes.
 func (p *ports) firstProbe() uint16 { return p.rng.Last() - uint16(p.rng.Len()/16) + 1 }
+
+// flowPorts is how many ports may carry flows.
+func (p *ports) flowPorts() int { return p.rng.Len() - p.rng.Len()/16 }
 
 // flowPort tells whether port may carry a flow.
 func (p *ports) flowPort(port uint16) bool {
@@ -55,17 +53,15 @@ func (p *ports) probePort(port uint16) bool {
 
 // propose draws a port for a flow; the peer picks the other one.
 func (p *ports) propose() uint16 {
-	return p.rng.First() + p.draw()%uint16(p.rng.Len()-p.rng.Len()/16)
+	return p.rng.First() + p.below(p.flowPorts())
 }
 
 // probe draws n different ports for probes.
 func (p *ports) probe(n int) []uint16 {
-	size := uint16(p.rng.Len() / 16)
-	start := p.draw()
+	slot := p.rng.Len() / 16 / n
 	out := make([]uint16, n)
-	for i := range out { // one random start each, kept apart by their slots
-		slot := size / uint16(n)
-		out[i] = p.firstProbe() + uint16(i)*slot + (start+p.draw())%slot
+	for i := range out { // kept apart by their slots
+		out[i] = p.firstProbe() + uint16(i*slot) + p.below(slot)
 	}
 	return out
 }
@@ -73,8 +69,8 @@ func (p *ports) probe(n int) []uint16 {
 // pick draws our port for a tuple whose remote end is given, and takes the tuple;
 // false when all are in use.
 func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now time.Time) (uint16, bool) {
-	n := uint16(p.rng.Len() - p.rng.Len()/16)
-	start := p.draw() % n
+	n := uint16(p.flowPorts())
+	start := p.below(int(n))
 	for i := range n {
 		port := p.rng.First() + (start+i)%n
 		if p.take(tuple{proto, netip.AddrPortFrom(local, port), remote}, now) {

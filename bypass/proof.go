@@ -75,6 +75,7 @@ type proofConfig struct {
 	lease      time.Duration
 	ports      *ports
 	ruleID     func() uint32
+	draw       func() uint64
 }
 
 type proofPhase uint8
@@ -124,7 +125,7 @@ func (p *proof) fresh() bool { return p.phase == proofFresh }
 
 // ask starts a round from the lower end.
 func (p *proof) ask(local netip.Addr, mtu int, now time.Time) []proofAction {
-	p.begin(randomUint64(), now)
+	p.begin(p.cfg.draw(), now)
 	p.phase, p.local = proofAsked, local
 	return []proofAction{tell{message{Kind: msgChallenge, ID: p.round, Epoch: p.cfg.epoch, Nonce: p.nonce,
 		Addr: local, Domain: p.cfg.trust.Domain, MTU: mtu}}}

@@ -83,12 +83,12 @@ func (l *loop) flushBase() {
 		return
 	}
 	base, version := l.buildBase(), l.base.version
-	l.change.post(func(ctx context.Context) {
+	l.change.post(pending{call: func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 		err := l.dp.Set(ctx, base)
 		cancel()
 		l.box.post(func() { l.baseSet(version, err) })
-	})
+	}})
 }
 
 func (l *loop) baseSet(version int, err error) {
@@ -158,7 +158,7 @@ func (l *loop) setGuard() {
 		return
 	}
 	l.base.guarded = peers
-	l.look.post(func(ctx context.Context) {
+	l.guard.post(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 		err := l.cfg.Underlay.Guard(ctx, l.cfg.Ports, peers)
 		cancel()
@@ -183,7 +183,7 @@ func (l *loop) guardSet(err error) {
 // guardStands calls then in the loop when all that was asked of the guard so far
 // is done, one way or the other.
 func (l *loop) guardStands(then func(err error)) {
-	l.look.post(func(ctx context.Context) { l.box.post(func() { then(l.base.guardErr) }) })
+	l.guard.post(func(context.Context) { l.box.post(func() { then(l.base.guardErr) }) })
 }
 
 // underlayChanged asks anew for our address and the routes in use.
