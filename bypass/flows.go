@@ -93,7 +93,11 @@ func (l *loop) unable(e *entry, r Reason, now time.Time) {
 // step runs the transaction's next step and does what it asks for.
 func (l *loop) step(e *entry, in input, now time.Time) {
 	before, deadline, silent := e.t.phase, e.t.deadline, false
-	next, acts := step(e.t, in, now, l.limits)
+	lim := l.limits
+	if e.peer != nil {
+		lim.lease = l.longestLease(e.peer)
+	}
+	next, acts := l.next(e.t, in, now, lim)
 	e.t = next
 	l.account(e, before, now)
 	for _, a := range acts {
@@ -106,7 +110,7 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 		case apply:
 			l.applyFlow(e, a.change, now)
 		case free:
-			l.ports.free(a.tuple, now)
+			l.ports.free(a.tuple, now.Add(max(l.cfg.Quarantine, lim.lease)))
 		case sever:
 			silent = true
 		}
@@ -142,7 +146,9 @@ func (l *loop) account(e *entry, before phase, now time.Time) {
 		p.proof.hurry(now)
 		l.armProof(p)
 	case before != phaseOverlay && e.t.phase == phaseOverlay:
-		p.live[proto]--
+		if p.live[proto]--; p.live[proto] == 0 {
+			delete(p.gates, proto) // not renewed any more
+		}
 		delete(l.byRule, e.t.rule)
 		delete(l.byTxn, txnKey{p, e.t.id})
 		e.retryAt = now.Add(l.backoff(e))
@@ -172,7 +178,7 @@ func (l *loop) backoff(e *entry) time.Duration {
 
 func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
 	noted := func(error) {}
-	if len(c.Add) > 0 && e.peer.leasedUntil.Sub(now) < l.cfg.Lease/2 {
+	if len(c.Add) > 0 && !l.gated(e.peer, e.flow.Proto, now) {
 		c.Leases = l.leases(e.peer)
 		noted = l.leased(e.peer, c, now)
 	}

@@ -94,13 +94,11 @@ func TestTagChanges(t *testing.T) {
 // Nothing is bypassed without the host's guard, and a guard that failed is tried again.
 func TestGuardIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
-		p.a.underlay.FailGuard(errors.New("nft: busy"))
-		p.link(false)
-		p.a.member.Forget(p.b.id)
-		p.b.member.Forget(p.a.id)
-		pass(5 * time.Second)
-		p.link(true)
+		p := newPair(t, func(i int, c *bypass.HostConfig) {
+			if i == 0 {
+				c.Underlay.(*bypasstest.Underlay).FailGuard(errors.New("nft: busy"))
+			}
+		})
 		p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
 		pass(5 * time.Second)
 		require.Equal(t, bypass.ReasonGuard, p.a.status(p.flow).Reason)

@@ -27,12 +27,14 @@ type HostConfig struct {
 	// addresses, no router, 2 ms.
 	Trust Trust
 	// Lease is how long a peer's rules forward after this process or the peer's died;
-	// 0 = 30 s. Whole seconds, 4 s at least.
+	// 0 = 30 s. Whole seconds, 10 s at least. Inbound, that is: its outbound rules
+	// forward for two fifths of it.
 	Lease time.Duration
 	// Drain is how long inbound rules outlive the peer's last outbound one, for
 	// packets in flight and switches whose caches lag; 0 = 1 s, which is also the least.
 	Drain time.Duration
-	// Quarantine is how long a pair of ports rests after use; 0 = 60 s.
+	// Quarantine is how long a pair of ports rests after use; 0 = 60 s. It is not
+	// less than the longer Lease of both ends.
 	Quarantine time.Duration
 	// Logger is for what an operator must see; nil = silent.
 	Logger *slog.Logger
@@ -99,14 +101,17 @@ var ErrLeft = errors.New("bypass: member has left its host")
 type Host struct {
 	cfg HostConfig
 
+	tweak func(*loop) // tests alter a loop before it runs; nil = not
+
 	mu   sync.Mutex // guards run and its members' count; held over start and stop
 	run  *loop
 	used int
 }
 
-// Least lease and drain.
+// Bounds of lease and drain.
 const (
-	minLease = 4 * time.Second
+	minLease = 10 * time.Second
+	maxLease = time.Hour
 	minDrain = time.Second
 )
 
@@ -131,7 +136,7 @@ func NewHost(cfg HostConfig) (*Host, error) {
 		return nil, errors.New("bypass: a host needs a datapath and an underlay")
 	case !cfg.Ports.Valid() || cfg.Ports.Len() < 64:
 		return nil, fmt.Errorf("bypass: ports %d-%d: want an aligned power-of-two range of at least 64 ports above 0", cfg.Ports.First(), cfg.Ports.Last())
-	case cfg.Lease < minLease || cfg.Lease%time.Second != 0 || cfg.Lease > time.Hour:
+	case cfg.Lease < minLease || cfg.Lease%time.Second != 0 || cfg.Lease > maxLease:
 		return nil, fmt.Errorf("bypass: lease %v: want whole seconds from %v to 1h", cfg.Lease, minLease)
 	case cfg.Drain < minDrain || cfg.Quarantine < 0:
 		return nil, fmt.Errorf("bypass: drain %v, quarantine %v: want at least %v, and not below 0", cfg.Drain, cfg.Quarantine, minDrain)

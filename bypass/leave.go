@@ -118,7 +118,7 @@ func (l *loop) abandon(e *entry, now time.Time) {
 		return
 	}
 	if e.t.tuple.remote.Port() != 0 {
-		l.ports.free(e.t.tuple, now)
+		l.ports.free(e.t.tuple, now.Add(max(l.cfg.Quarantine, l.longestLease(e.peer))))
 	}
 	e.peer.live[e.flow.Proto]--
 	delete(l.byRule, e.t.rule)

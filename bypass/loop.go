@@ -30,7 +30,8 @@ type loop struct {
 	asked, heard        atomic.Int32 // jobs that wait: from the packet path, from the network
 	cancel              context.CancelFunc
 	wg                  sync.WaitGroup
-	draw                func() uint64 // chance
+	draw                func() uint64                                       // chance
+	next                func(txn, input, time.Time, limits) (txn, []action) // step
 
 	timers  timers
 	ports   *ports
@@ -70,16 +71,20 @@ type txnKey struct {
 // dropped: a flow asks again, a probe is lost.
 const maxPending = 8192
 
-func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Datapath, error)) (*loop, error) {
+// start opens the datapath and runs a loop.
+func (h *Host) start(ctx context.Context) (*loop, error) {
 	c, err := newCodec()
 	if err != nil {
 		return nil, err
 	}
-	dp, err := open(ctx)
+	dp, err := h.cfg.Datapath(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := newLoop(cfg, c, dp, randomUint64)
+	l := newLoop(h.cfg, c, dp)
+	if h.tweak != nil {
+		h.tweak(l)
+	}
 	run, cancel := context.WithCancel(context.Background()) // several Networks share it: it ends with the last
 	l.cancel = cancel
 	for _, f := range []func(context.Context){l.run, l.makeChanges, l.watchDatapath, l.watchUnderlay} {
@@ -91,13 +96,13 @@ func start(ctx context.Context, cfg HostConfig, open func(context.Context) (Data
 	return l, nil
 }
 
-// newLoop makes a loop in which nothing runs yet; its chance comes from draw.
-func newLoop(cfg HostConfig, c *codec, dp Datapath, draw func() uint64) *loop {
+// newLoop makes a loop in which nothing runs yet.
+func newLoop(cfg HostConfig, c *codec, dp Datapath) *loop {
 	l := &loop{
-		cfg: cfg, log: cfg.Logger, codec: c, dp: dp, draw: draw, epoch: draw(),
-		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: cfg.Lease, drain: cfg.Drain},
+		cfg: cfg, log: cfg.Logger, codec: c, dp: dp, draw: randomUint64, next: step, epoch: randomUint64(),
+		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, drain: cfg.Drain},
 		box:    newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
-		ports:   newPorts(cfg.Ports, cfg.Quarantine, draw),
+		ports:   newPorts(cfg.Ports, randomUint64),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
 		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
 	}
@@ -198,13 +203,13 @@ func (l *loop) watchUnderlay(ctx context.Context) {
 // begin runs first: what address do we offer, and what keeps time.
 func (l *loop) begin() {
 	l.underlayChanged()
-	l.timers.add(time.Now().Add(l.cfg.Lease/3), l.renew)
+	l.timers.add(time.Now().Add(renewEvery(l.cfg.Lease)), l.renew)
 }
 
-// renew keeps alive what is wanted, and forgets what is not, three times a lease.
+// renew keeps alive what is wanted, and forgets what is not, several times a lease.
 func (l *loop) renew() {
 	now := time.Now()
-	l.timers.add(now.Add(l.cfg.Lease/3), l.renew)
+	l.timers.add(now.Add(renewEvery(l.cfg.Lease)), l.renew)
 	l.ports.sweep(now)
 	l.setBase(nil)
 	for _, p := range l.peers {
@@ -295,7 +300,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 		l.step(e, input{event: evLeave, reason: ReasonFlowLost}, now)
 	}
 	for _, p := range l.peers {
-		p.leasedUntil = time.Time{}
+		clear(p.gates)
 		if p.proof.phase != proofNone {
 			l.proofDo(p, p.proof.failQuietly(ReasonSwitchDown, now))
 			p.proof.deadline = now

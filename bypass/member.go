@@ -40,7 +40,7 @@ func (h *Host) Join(ctx context.Context, cfg MemberConfig) (*Member, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.run == nil {
-		run, err := start(ctx, h.cfg, h.cfg.Datapath)
+		run, err := h.start(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -75,6 +76,7 @@ type message struct {
 	MTU    int        `cbor:"24,keyasint,omitempty"`
 	TCP    bool       `cbor:"25,keyasint,omitempty"`
 	RTT    int64      `cbor:"26,keyasint,omitempty"` // ns
+	Lease  int        `cbor:"27,keyasint,omitempty"` // seconds
 }
 
 // maxMessage bounds what a peer can make us decode.
@@ -141,8 +143,9 @@ func (m *message) check() error {
 		}
 	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgRefuse, msgResult, msgWant, msgAlive, msgSync:
 	case msgChallenge, msgResponse:
-		if len(m.Nonce) != 32 || !m.Addr.Is4() || m.MTU < 576 || m.MTU > 65535 || len(m.Domain) > 255 {
-			return errors.New("nonce, address, MTU or domain")
+		if len(m.Nonce) != 32 || !m.Addr.Is4() || m.MTU < 576 || m.MTU > 65535 || len(m.Domain) > 255 ||
+			m.Lease < int(minLease/time.Second) || m.Lease > int(maxLease/time.Second) {
+			return errors.New("nonce, address, MTU, domain or lease")
 		}
 		if m.Kind == msgResponse && len(m.Ports) != 2 {
 			return errors.New("ports")

@@ -20,8 +20,8 @@ func TestMessagesRoundTrip(t *testing.T) {
 		{Kind: msgAccept, ID: 2, Proto: UDP, Src: a, Dst: b, Local: a, Remote: b},
 		{Kind: msgClose, ID: 3, Reason: ReasonPolicy}, {Kind: msgWant, Epoch: 1},
 		{Kind: msgAlive, IDs: make([]uint64, maxAlive)}, {Kind: msgSync},
-		{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Domain: "dc1"},
-		{Kind: msgResponse, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Ports: []uint16{1, 2}},
+		{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Domain: "dc1", Lease: 30},
+		{Kind: msgResponse, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Ports: []uint16{1, 2}, Lease: 30},
 		{Kind: msgReady, ID: 4, Ports: []uint16{1, 2}}, {Kind: msgResult, MTU: 1500, TCP: true, RTT: 5},
 	} {
 		b, err := c.encode(m)
@@ -39,8 +39,9 @@ func TestMessagesRefused(t *testing.T) {
 	for name, m := range map[string]message{
 		"no kind": {}, "unknown kind": {Kind: kinds}, "offer without addresses": {Kind: msgOffer, Proto: TCP},
 		"offer for ICMP": {Kind: msgOffer, Proto: 1}, "offer over IPv6": {Kind: msgOffer, Proto: TCP, Src: a6, Dst: a6, Local: a6, Remote: a6},
-		"short nonce": {Kind: msgChallenge, Nonce: make([]byte, 31), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500},
-		"tiny MTU":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 10},
+		"short nonce": {Kind: msgChallenge, Nonce: make([]byte, 31), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500, Lease: 30},
+		"tiny MTU":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 10, Lease: 30},
+		"no lease":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500},
 		"no ports":    {Kind: msgReady}, "too many transactions": {Kind: msgAlive, IDs: make([]uint64, maxAlive+1)},
 	} {
 		b, err := c.encode(m)
@@ -59,7 +60,7 @@ func TestMessagesRefused(t *testing.T) {
 func FuzzMessage(f *testing.F) {
 	c, err := newCodec()
 	require.NoError(f, err)
-	b, _ := c.encode(message{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500})
+	b, _ := c.encode(message{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500, Lease: 30})
 	f.Add(b)
 	b, _ = c.encode(message{Kind: msgAlive, IDs: []uint64{1, 1 << 63}})
 	f.Add(b)
@@ -156,7 +157,7 @@ func FuzzOrphan(f *testing.F) {
 
 func TestPorts(t *testing.T) {
 	now := time.Unix(1000, 0)
-	p := newPorts(PortRange{0xffc0, 0xffc0}, time.Minute, randomUint64) // 64 ports: 60 for flows, 4 for probes
+	p := newPorts(PortRange{0xffc0, 0xffc0}, randomUint64) // 64 ports: 60 for flows, 4 for probes
 	local, remote := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddrPort("10.0.0.2:65480")
 	seen := map[uint16]bool{}
 	for range 60 {
@@ -172,11 +173,11 @@ func TestPorts(t *testing.T) {
 	_, ok = p.pick(UDP, local, remote, now)
 	require.True(t, ok, "another protocol is another tuple")
 	tu := tuple{TCP, netip.AddrPortFrom(local, 65480), remote}
-	p.free(tu, now)
+	p.free(tu, now.Add(time.Minute))
 	require.False(t, p.take(tu, now.Add(time.Minute-1)), "it rests")
 	p.sweep(now.Add(time.Minute - 1))
 	require.True(t, p.take(tu, now.Add(time.Minute)))
-	p.free(tu, now)
+	p.free(tu, now.Add(time.Minute))
 	p.sweep(now.Add(time.Hour))
 	require.Len(t, p.used, 60, "59 live flows and UDP; what has rested is forgotten")
 	for range 100 {

@@ -125,7 +125,7 @@ func (l *loop) proven(p *peer, now time.Time) {
 func (l *loop) disproven(p *peer, now time.Time) {
 	if p.busy() {
 		l.log.Warn("bypass: path no longer proven; flows go back to the overlay", "peer", p.id.Short(), "reason", p.proof.reason.String())
-		p.leasedUntil = time.Time{}
+		clear(p.gates)
 		l.enqueue(Change{Leases: l.leases(p)}, func(error) {})
 		for _, e := range sorted(p.flows) {
 			l.step(e, input{event: evLeave, reason: p.proof.reason}, now)

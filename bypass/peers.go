@@ -18,15 +18,15 @@ type peer struct {
 	timer  time.Time // when the proof is due next, as last put into the timers
 
 	// What its flows use: the addresses of the proof under which they began.
-	pair        AddrPair
-	hop         uint32
-	flows       map[*entry]bool
-	live        map[Proto]int // flows that have, or may have, rules
-	leased      bool          // leases were ever set
-	guarded     AddrPair      // of the last round that got so far
-	looking     bool          // its address is being looked up
-	next        *message      // what it said meanwhile
-	leasedUntil time.Time     // outbound, by our own clock
+	pair    AddrPair
+	hop     uint32
+	flows   map[*entry]bool
+	live    map[Proto]int // flows that have, or may have, rules
+	leased  bool          // leases were ever set
+	gates   map[Proto]gate
+	guarded AddrPair // of the last round that got so far
+	looking bool     // its address is being looked up
+	next    *message // what it said meanwhile
 
 	// Which transactions are alive (resync.go).
 	unsaid []uint64  // active ones that are still to be announced
@@ -38,7 +38,7 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 	p := l.peers[k]
 	if p == nil {
 		l.base.lastPeer++
-		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), flows: make(map[*entry]bool)}
+		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]bool)}
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
 			trust: &l.cfg.Trust, lease: l.cfg.Lease, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
@@ -114,14 +114,42 @@ func (l *loop) leases(p *peer) []Lease {
 	return out
 }
 
-// outboundLease is shorter than the inbound one: an outbound gate must run out
-// before the peer's inbound.
+// gate is until when, at least, a peer's gates of one protocol are open, by our clock.
+type gate struct{ out, in time.Time }
+
+// A peer's outbound gate must have run out before our inbound one does. It renews it
+// while we answer its pings, so we stop that (overdue) as long before our inbound gate
+// runs out as it takes the peer to notice, and its outbound gate to run out.
+
+// outboundLease is how long an outbound gate stays open without renewal.
 func outboundLease(lease time.Duration) time.Duration {
-	return (lease * 5 / 6).Truncate(time.Second)
+	return (lease * 2 / 5).Truncate(time.Second)
 }
+
+// renewEvery is how often leases are renewed.
+func renewEvery(lease time.Duration) time.Duration { return lease / 6 }
+
+// overdue tells whether the switch has not confirmed the peer's inbound gates for so
+// long that the peer must not be let go on.
+func (l *loop) overdue(p *peer, now time.Time) bool {
+	lease := l.longestLease(p)
+	need := outboundLease(lease) + proofStale + proofPing + renewEvery(l.cfg.Lease)
+	for proto, g := range p.gates {
+		if p.live[proto] > 0 && g.in.Sub(now) < need {
+			return true
+		}
+	}
+	return false
+}
+
+// longestLease is that of the two ends.
+func (l *loop) longestLease(p *peer) time.Duration { return max(l.cfg.Lease, p.proof.peerLease) }
 
 // renewPeer renews leases and Listen rules: a constant number of rules.
 func (l *loop) renewPeer(p *peer, now time.Time) {
+	if p.proof.fresh() && l.overdue(p, now) {
+		l.prove(p, func() []proofAction { return p.proof.fail(ReasonSwitchDown, now) })
+	}
 	c := Change{Leases: l.leases(p)}
 	if p.proof.fresh() {
 		c.Add = p.proof.listenRules()
@@ -131,17 +159,42 @@ func (l *loop) renewPeer(p *peer, now time.Time) {
 	}
 }
 
-// leased notes, when c is confirmed, how long its outbound leases run.
+// leased notes, when c is confirmed, how long its gates stay open.
 func (l *loop) leased(p *peer, c Change, sent time.Time) func(error) {
-	var out time.Duration
-	for _, ls := range c.Leases {
-		out = ls.Outbound
+	until := func(d time.Duration) (t time.Time) {
+		if d > 0 {
+			t = sent.Add(d)
+		}
+		return t
 	}
 	return func(err error) {
-		if err == nil && out > 0 {
-			p.leasedUntil = sent.Add(out)
+		for _, e := range c.Leases {
+			if p.live[e.Proto] == 0 {
+				continue // its last flow went meanwhile
+			}
+			g, was := gate{until(e.Outbound), until(e.Inbound)}, p.gates[e.Proto]
+			switch {
+			case err == nil:
+				p.gates[e.Proto] = g
+			case unsure(err):
+				p.gates[e.Proto] = gate{earlier(g.out, was.out), earlier(g.in, was.in)}
+			}
 		}
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// gated tells whether the peer's gates stay open for long enough to add a flow without
+// renewing them.
+func (l *loop) gated(p *peer, proto Proto, now time.Time) bool {
+	g, out := p.gates[proto], outboundLease(l.cfg.Lease)
+	return g.out.Sub(now) >= out/2 && g.in.Sub(now) >= l.cfg.Lease-out/2
 }
 
 // reset: the peer runs anew, and knows nothing of what was.

@@ -20,7 +20,6 @@ type tuple struct {
 // a Listen rule never takes a flow's packets.
 type ports struct {
 	rng  PortRange
-	rest time.Duration // quarantine
 	used map[tuple]time.Time
 	draw func() uint64 // chance
 }
@@ -28,8 +27,8 @@ type ports struct {
 // live is the expiry of a tuple that is in use.
 var live = time.Time{}
 
-func newPorts(r PortRange, rest time.Duration, draw func() uint64) *ports {
-	return &ports{rng: r, rest: rest, used: make(map[tuple]time.Time), draw: draw}
+func newPorts(r PortRange, draw func() uint64) *ports {
+	return &ports{rng: r, used: make(map[tuple]time.Time), draw: draw}
 }
 
 // below draws a number from 0 to n-1.
@@ -91,7 +90,7 @@ func (p *ports) take(t tuple, now time.Time) bool {
 }
 
 // free sends t into quarantine.
-func (p *ports) free(t tuple, now time.Time) { p.used[t] = now.Add(p.rest) }
+func (p *ports) free(t tuple, until time.Time) { p.used[t] = until }
 
 // sweep forgets tuples that have rested.
 func (p *ports) sweep(now time.Time) {

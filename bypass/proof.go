@@ -31,8 +31,8 @@ type proof struct {
 	phase proofPhase
 	round uint64
 
-	nonce         []byte // ours
-	peerEpoch     uint64
+	nonce         []byte        // ours
+	peerLease     time.Duration // of the peer's host
 	key           probeKey
 	local, remote netip.Addr
 	route         Route
@@ -100,7 +100,7 @@ const (
 	proofProbes   = 6                      // probes a half, full size in the first half of them
 	proofPing     = 500 * time.Millisecond // while bypasses depend on it
 	proofIdlePing = 5 * time.Second        // while none does
-	proofStale    = 2500 * time.Millisecond
+	proofStale    = 2 * time.Second
 	proofRetryMin = time.Second
 	proofRetryMax = 15 * time.Second
 	proofPingSize = 96
@@ -128,12 +128,12 @@ func (p *proof) ask(local netip.Addr, mtu int, now time.Time) []proofAction {
 	p.begin(p.cfg.draw(), now)
 	p.phase, p.local = proofAsked, local
 	return []proofAction{tell{message{Kind: msgChallenge, ID: p.round, Epoch: p.cfg.epoch, Nonce: p.nonce,
-		Addr: local, Domain: p.cfg.trust.Domain, MTU: mtu}}}
+		Addr: local, Domain: p.cfg.trust.Domain, MTU: mtu, Lease: int(p.cfg.lease / time.Second)}}}
 }
 
 func (p *proof) begin(round uint64, now time.Time) {
 	phase := p.phase
-	*p = proof{cfg: p.cfg, tries: p.tries, listen: p.listen, installed: p.installed, reason: p.reason,
+	*p = proof{cfg: p.cfg, tries: p.tries, listen: p.listen, installed: p.installed, reason: p.reason, peerLease: p.peerLease,
 		round: round, since: now, deadline: now.Add(proofRound)}
 	if phase != proofFailed {
 		p.reason = ReasonProving
@@ -178,7 +178,8 @@ func (p *proof) accept(m message, route Route) Reason {
 	if p.local.IsValid() && p.local != route.Local {
 		return ReasonNoRoute // the way back is not from the address that we offered
 	}
-	p.local, p.remote, p.route, p.peerEpoch = route.Local, m.Addr, route, m.Epoch
+	p.local, p.remote, p.route = route.Local, m.Addr, route
+	p.peerLease = time.Duration(m.Lease) * time.Second
 	p.mtu = min(route.MTU, m.MTU)
 	p.mine = p.cfg.ports.probe(2)
 	us := proofEnd{p.cfg.self, p.cfg.epoch, p.local, p.nonce}
@@ -227,7 +228,7 @@ func (p *proof) listens(now time.Time) []proofAction {
 		return append([]proofAction{tell{message{Kind: msgReady, ID: p.round, Ports: p.mine}}}, p.tick(now, false)...)
 	}
 	return []proofAction{tell{message{Kind: msgResponse, ID: p.round, Epoch: p.cfg.epoch, Nonce: p.nonce, Addr: p.local,
-		Ports: p.mine, Domain: p.cfg.trust.Domain, MTU: p.route.MTU}}}
+		Ports: p.mine, Domain: p.cfg.trust.Domain, MTU: p.route.MTU, Lease: int(p.cfg.lease / time.Second)}}}
 }
 
 // readied: the lower end listens too (higher end).

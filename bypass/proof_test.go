@@ -17,7 +17,7 @@ func higher(t *testing.T, now time.Time) *proof {
 	require.NoError(t, trust.normal())
 	p := &proof{cfg: proofConfig{
 		self: overlay.PeerID{2}, peer: overlay.PeerID{1}, network: "n", epoch: 1, trust: trust, lease: 30 * time.Second,
-		ports: newPorts(DefaultPorts, time.Minute, randomUint64), draw: randomUint64, ruleID: func() uint32 { n++; return n },
+		ports: newPorts(DefaultPorts, randomUint64), draw: randomUint64, ruleID: func() uint32 { n++; return n },
 	}}
 	peer := netip.MustParseAddr("10.0.0.1")
 	p.challenged(message{Kind: msgChallenge, ID: 5, Epoch: 9, Nonce: make([]byte, 32), Addr: peer, MTU: 1500},

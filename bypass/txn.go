@@ -99,7 +99,7 @@ type limits struct {
 	answer time.Duration // for the peer's next message
 	retry  time.Duration // of a change that the switch did not take, of a Close without answer
 	unsure time.Duration // for an answer to Close, until the path is ended
-	lease  time.Duration // longest outbound lease of any peer
+	lease  time.Duration // the longer one of both ends
 	drain  time.Duration
 }
 

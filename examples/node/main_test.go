@@ -48,7 +48,7 @@ func impatient(args []string) []string {
 }
 
 const (
-	lease    = 4 * time.Second
+	lease    = 10 * time.Second
 	idle     = time.Second
 	testPort = 5999
 )

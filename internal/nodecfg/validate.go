@@ -17,7 +17,7 @@ const (
 	maxMTU     = 65535
 	maxName    = 15  // IFNAMSIZ - 1
 	maxPath    = 107 // of a unix socket
-	minLease   = 4 * time.Second
+	minLease   = 10 * time.Second
 )
 
 // Validate returns the first thing that is wrong with c, in one line.
