@@ -78,8 +78,6 @@ func (l *loop) usable(p *peer) Reason {
 	case !p.proof.fresh():
 		r, _ := p.pathReason()
 		return r
-	case p.proof.mtu < p.member.cfg.MTU:
-		return ReasonMTU
 	}
 	return ReasonNone
 }

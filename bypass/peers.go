@@ -41,7 +41,7 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]bool)}
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
-			trust: &l.cfg.Trust, lease: l.cfg.Lease, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
+			trust: &l.cfg.Trust, lease: l.cfg.Lease, mtu: m.cfg.MTU, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
 		}}
 		l.peers[k] = p
 	}

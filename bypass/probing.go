@@ -212,8 +212,7 @@ func (p *proof) report(now time.Time) []proofAction {
 		return nil
 	}
 	acts := []proofAction{tell{message{Kind: msgResult, ID: p.round, MTU: p.mtu, TCP: true, RTT: int64(p.half[0].rtt)}}}
-	p.conclude(now)
-	return acts
+	return append(acts, p.conclude(now)...)
 }
 
 // serve answers the peer's probe, once it has shown that it came unchanged.

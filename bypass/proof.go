@@ -73,6 +73,7 @@ type proofConfig struct {
 	epoch      uint64
 	trust      *Trust
 	lease      time.Duration
+	mtu        int // that the path must take
 	ports      *ports
 	ruleID     func() uint32
 	draw       func() uint64
@@ -258,8 +259,7 @@ func (p *proof) resulted(m message, now time.Time) []proofAction {
 	}
 	p.mtu = min(p.mtu, max(m.MTU, 0))
 	p.peer = true
-	p.conclude(now)
-	return nil
+	return p.conclude(now)
 }
 
 // refused: the peer will not go on with the round.
@@ -270,13 +270,18 @@ func (p *proof) refused(m message, now time.Time) []proofAction {
 	return p.failQuietly(m.Reason, now)
 }
 
-// conclude makes the proof fresh when both ends' halves are good.
-func (p *proof) conclude(now time.Time) {
-	if p.phase != proofProbing || !p.peer || !p.half[0].ok || !p.half[1].ok {
-		return
+// conclude makes the proof fresh when both ends' halves are good. A path that is too
+// narrow, or that just lost what was of full size, is tried again.
+func (p *proof) conclude(now time.Time) []proofAction {
+	switch {
+	case p.phase != proofProbing || !p.peer || !p.half[0].ok || !p.half[1].ok:
+		return nil
+	case p.mtu < p.cfg.mtu:
+		return p.fail(ReasonMTU, now)
 	}
 	p.phase, p.reason, p.tries, p.since = proofFresh, ReasonNone, 0, now
 	p.deadline, p.nextPing = time.Time{}, now.Add(proofPing)
+	return nil
 }
 
 // fail ends the round and tells the peer why.
