@@ -266,7 +266,7 @@ func (l *loop) onDatapath(e Event) {
 		l.log.Warn("bypass: switch connection lost", "err", e.Err)
 	case RuleIdle:
 		if f := l.byRule[e.ID]; f != nil {
-			l.step(f, input{event: evLeave, reason: ReasonIdle}, now)
+			l.step(f, input{event: evIdle, linked: f.peer.linked}, now)
 		}
 	case RuleLost:
 		if f := l.byRule[e.ID]; f != nil {
@@ -332,6 +332,9 @@ func (l *loop) listOld(ctx context.Context) {
 // may still send to them, and they end at the right workload; then they go too. Their
 // tuples are not used meanwhile, nor for a quarantine after.
 func (l *loop) clearOld(stats []RuleStat, now time.Time) {
+	if !l.cleared { // nothing here is ours yet
+		l.newEpoch(stats)
+	}
 	stats = slices.DeleteFunc(stats, func(s RuleStat) bool { return s.Epoch == uint16(l.epoch) })
 	for _, s := range stats {
 		if s.Rule.Direction == Inbound {
@@ -351,6 +354,22 @@ func (l *loop) clearOld(stats []RuleStat, now time.Time) {
 	if len(in) > 0 {
 		l.timers.add(now.Add(l.cfg.Lease), func() { l.enqueue(Change{Purge: in}, log) })
 	}
+}
+
+// newEpoch chooses another epoch if rules of an earlier run carry ours.
+func (l *loop) newEpoch(stats []RuleStat) {
+	taken := func(s RuleStat) bool { return s.Epoch == uint16(l.epoch) }
+	if !slices.ContainsFunc(stats, taken) {
+		return
+	}
+	for slices.ContainsFunc(stats, taken) {
+		l.epoch = l.draw()
+	}
+	for _, p := range l.peers {
+		p.proof.cfg.epoch = l.epoch
+	}
+	l.setBase(nil)
+	l.flushBase()
 }
 
 // purges is what Change.Purge needs to name all of stats, once each: the inbound

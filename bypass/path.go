@@ -105,8 +105,9 @@ func (l *loop) armProof(p *peer) {
 // proven: flows that waited for the proof may go on.
 func (l *loop) proven(p *peer, now time.Time) {
 	pair := AddrPair{p.proof.local, p.proof.remote}
-	if p.busy() && p.pair != pair {
-		// Flows of the old addresses are still leaving.
+	if p.busy() && p.pair != pair || p.unbinding() {
+		// Flows of the old addresses are still leaving; or outbound rules that should be
+		// gone may still be in the switch, and must not forward again.
 		l.prove(p, func() []proofAction { return p.proof.fail(ReasonProving, now) })
 		return
 	}

@@ -58,6 +58,16 @@ func (p *peer) busy() bool {
 	return false
 }
 
+// unbinding tells whether outbound rules are on their way out.
+func (p *peer) unbinding() bool {
+	for e := range p.flows {
+		if e.t.phase == phaseUnbinding {
+			return true
+		}
+	}
+	return false
+}
+
 // guard is the pair between which packets to reserved ports may be in flight. It is
 // guarded as long as the peer is known: late probes are no business of the host's
 // stack either.

@@ -119,7 +119,8 @@ const (
 	evFailed                 // the pending change was refused: nothing changed
 	evUnsure                 // the pending change may or may not have happened
 	evDeadline               //
-	evLeave                  // with reason: policy, proof, idle, lost rules, shutdown
+	evLeave                  // with reason: policy, proof, lost rules, shutdown
+	evIdle                   // our outbound ran out, unused; with linked
 	evPeerReset              // the peer restarted: it knows nothing of us, its rules are going
 	evLinkUp                 // a new control session: earlier messages may be lost
 	events
@@ -127,7 +128,7 @@ const (
 
 func (e event) String() string {
 	return [events]string{"start", "offer", "accept", "confirm", "done", "reject", "close", "close-ack", "applied",
-		"failed", "unsure", "deadline", "leave", "peer-reset", "link-up"}[e]
+		"failed", "unsure", "deadline", "leave", "idle", "peer-reset", "link-up"}[e]
 }
 
 // input is an event with what comes along.
@@ -135,6 +136,7 @@ type input struct {
 	event  event
 	reason Reason
 	tuple  tuple // evAccept: with both ports
+	linked bool  // evIdle: the peer can be told
 }
 
 // action is what a step wants done: send, apply, free or sever.
@@ -155,8 +157,11 @@ func (sever) isAction() {}
 // step is the transaction's whole logic: pure, no I/O. Events that a phase does not
 // expect (late, repeated, reordered) leave it as it is; a Close is always answered.
 func step(t txn, in input, now time.Time, lim limits) (txn, []action) {
-	if in.event == evLeave && in.reason == ReasonDetached {
+	switch {
+	case in.event == evLeave && in.reason == ReasonDetached:
 		t.detached = true
+	case in.event == evIdle && t.phase != phaseActive:
+		in.event, in.reason = evLeave, ReasonIdle
 	}
 	switch t.phase {
 	case phaseOverlay:

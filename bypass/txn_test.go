@@ -86,6 +86,10 @@ func TestStep(t *testing.T) {
 		"policy at B, accepted":   join(upB[:2], []leg{{evLeave, phaseClosing, "close"}}, down[2:]),
 		"outbound refused at B":   join(upB[:3], []leg{{evFailed, phaseUnbinding, "-outbound"}}, down[1:]),
 		"peer restarts":           join(up, []leg{{evPeerReset, phaseUnbinding, "-outbound"}, {evApplied, phaseDraining, ""}}, down[3:]),
+		"idle, with a link":       join(up, []leg{{evIdle, phaseUnbinding, "-outbound"}}, down[1:]),
+		"idle without one":        join(up, []leg{{evIdle, phaseActive, "+outbound"}, {evApplied, phaseActive, ""}}, down),
+		"idle, and not renewed":   join(up, []leg{{evIdle, phaseActive, "+outbound"}, {evFailed, phaseUnbinding, "-outbound"}}, down[1:]),
+		"idle before done":        join(up[:3], []leg{{evIdle, phaseUnbinding, "-outbound"}}, down[1:]),
 		"no close-ack":            join(up, down[:2], []leg{{evLinkUp, phaseClosing, "close"}, {evDeadline, phaseClosing, "close"}}, down[2:]),
 		"removal refused":         join(up, down[:1], []leg{{evFailed, phaseUnbinding, ""}, {evDeadline, phaseUnbinding, "-outbound"}}, down[1:4], []leg{{evUnsure, phaseRemoving, ""}, {evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}),
 		"late close is answered":  join(up, down[:3], []leg{{evClose, phaseDraining, "close-ack"}, {evDeadline, phaseRemoving, "-inbound"}, {evClose, phaseRemoving, "close-ack"}}),
@@ -94,7 +98,7 @@ func TestStep(t *testing.T) {
 			now := time.Unix(1000, 0)
 			tx := testTxn()
 			for i, l := range script {
-				in := input{event: l.event, tuple: tx.tuple}
+				in := input{event: l.event, tuple: tx.tuple, linked: name == "idle, with a link"}
 				switch l.event {
 				case evLeave, evClose, evReject:
 					in.reason = ReasonPolicy
@@ -176,7 +180,8 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 					if c, ok := a.(apply); ok {
 						pending = true
 						for _, r := range c.change.Add {
-							require.True(t, r.Direction == Inbound || next.phase == phaseInstalling || next.phase == phaseCompleting)
+							again := p == phaseActive && e == evIdle // it was there until now
+							require.True(t, again || r.Direction == Inbound || next.phase == phaseInstalling || next.phase == phaseCompleting)
 						}
 						for _, r := range c.change.Remove {
 							require.True(t, r.Direction == Outbound || next.phase == phaseRemoving, "inbound removed in %v", next.phase)

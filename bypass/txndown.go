@@ -8,6 +8,15 @@ func (t txn) onActive(in input, now time.Time, lim limits) (txn, []action) {
 	switch in.event {
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in).unbind(now, lim)
+	case evIdle: // a wish to leave, of which nothing hangs: without a link it can wait
+		if in.linked {
+			t.reason = ReasonIdle
+			return t.unbind(now, lim)
+		}
+		return t, []action{apply{Change{Add: []Rule{t.outbound()}}}}
+	case evFailed, evUnsure: // of that
+		t.reason = ReasonSwitch
+		return t.unbind(now, lim)
 	}
 	return t, nil
 }
