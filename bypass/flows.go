@@ -48,6 +48,13 @@ func (l *loop) begins(e *entry, now time.Time) {
 		l.unable(e, r, now)
 		return
 	}
+	if !p.proof.recent(now) {
+		p.eager = true
+		p.proof.hurry(now)
+		l.armProof(p)
+		l.unable(e, ReasonProving, now)
+		return
+	}
 	e.wanted = false
 	id := l.ruleID()
 	e.t = txn{
@@ -249,8 +256,11 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 	e := l.byTxn[txnKey{p, m.ID}]
 	if e == nil {
-		if m.Kind == msgClose { // we have nothing of it: our outbound is off
+		switch m.Kind {
+		case msgClose: // we have nothing of it: our outbound is off
 			l.send(p, message{Kind: msgCloseAck, ID: m.ID})
+		case msgAccept: // of an offer that we gave up, or that was repeated on its way
+			l.send(p, message{Kind: msgClose, ID: m.ID, Reason: ReasonTimeout})
 		}
 		return
 	}
@@ -279,6 +289,9 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 
 // offered answers a peer's Offer: everything in it is checked against what we know.
 func (l *loop) offered(p *peer, m message, now time.Time) {
+	if l.byTxn[txnKey{p, m.ID}] != nil {
+		return // it was repeated on its way
+	}
 	flow := Flow{m.Proto, m.Dst, m.Src}
 	e, r := l.consider(p, flow, m, now)
 	if r != ReasonNone {

@@ -43,6 +43,8 @@ func (l *loop) prove(p *peer, f func() []proofAction) {
 		l.proven(p, now)
 	case p.proof.phase == proofFailed && before != proofFailed:
 		l.disproven(p, now)
+	case p.eager && p.proof.recent(now):
+		l.wantedNow(p, now)
 	}
 	l.armProof(p)
 }
@@ -98,7 +100,7 @@ func (l *loop) armProof(p *peer) {
 			return
 		}
 		p.timer = time.Time{}
-		l.prove(p, func() []proofAction { return p.proof.tick(time.Now(), p.busy()) })
+		l.prove(p, func() []proofAction { return p.proof.tick(time.Now(), p.busy() || p.eager) })
 	})
 }
 
@@ -114,6 +116,12 @@ func (l *loop) proven(p *peer, now time.Time) {
 	p.pair, p.hop = pair, l.hopFor(p.proof.route)
 	l.log.Info("bypass: path proven", "peer", p.id.Short(), "local", pair.Local.String(), "remote", pair.Remote.String(),
 		"mtu", p.proof.mtu, "rtt", p.proof.half[0].rtt)
+	l.wantedNow(p, now)
+}
+
+// wantedNow: flows that waited for the path may begin.
+func (l *loop) wantedNow(p *peer, now time.Time) {
+	p.eager = false
 	for _, e := range sorted(p.flows) {
 		if e.wanted {
 			l.begins(e, now)
@@ -124,6 +132,7 @@ func (l *loop) proven(p *peer, now time.Time) {
 // disproven: nothing may leave towards the peer any more. One change closes the
 // gates, whatever the number of flows; then each flow takes its rules down.
 func (l *loop) disproven(p *peer, now time.Time) {
+	p.eager = false
 	if p.busy() {
 		l.log.Warn("bypass: path no longer proven; flows go back to the overlay", "peer", p.id.Short(), "reason", p.proof.reason.String())
 		clear(p.gates)

@@ -26,6 +26,7 @@ type peer struct {
 	gates   map[Proto]gate
 	guarded AddrPair // of the last round that got so far
 	looking bool     // its address is being looked up
+	eager   bool     // flows wait for the path to be seen to work again
 	next    *message // what it said meanwhile
 
 	// Which transactions are alive (resync.go).

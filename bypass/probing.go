@@ -62,7 +62,7 @@ func (p *proof) to() netip.AddrPort   { return netip.AddrPortFrom(p.remote, p.th
 func (p *proof) request(h *half, now time.Time) []proofAction {
 	pr := probe{proto: h.proto, src: p.from(), dst: p.to()}
 	h.n++
-	h.sentAt = now
+	h.sentAt[h.n%8] = now
 	if h.proto == TCP && !h.open {
 		pr.syn, pr.seq, pr.size = true, p.key.isn(&pr, probeRequest), 40
 		h.seq = pr.seq + 1
@@ -131,6 +131,12 @@ func (p *proof) hurry(now time.Time) {
 	}
 }
 
+// recent tells whether the path was just seen to work. While no bypass depends on it
+// pings are rare: before one does, another is sent.
+func (p *proof) recent(now time.Time) bool {
+	return p.fresh() && now.Sub(p.half[0].answered) <= proofRecent && now.Sub(p.half[1].answered) <= proofRecent
+}
+
 // listensOn tells whether to is an address of one of our Listen rules.
 func (p *proof) listensOn(to netip.AddrPort) bool {
 	return len(p.mine) == 2 && to.Addr() == p.local && (to.Port() == p.mine[0] || to.Port() == p.mine[1])
@@ -176,7 +182,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 			return nil
 		}
 		h.open, h.num = true, pr.seq+1
-		h.sentAt = now
+		h.sentAt[h.n%8] = now
 		return p.data(h, &probe{proto: TCP, src: p.from(), dst: p.to()})
 	}
 	what, round, n, ok := p.key.open(pr, pr.src, pr.dst)
@@ -190,12 +196,12 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 	if pr.proto == TCP {
 		h.num = pr.seq + uint32(len(pr.text))
 	}
-	h.waiting = time.Time{}
+	h.waiting, h.answered = time.Time{}, now
 	if p.phase != proofProbing || h.ok {
 		return nil
 	}
 	h.size = max(h.size, pr.size)
-	if rtt := now.Sub(h.sentAt); n == h.n && (h.rtt == 0 || rtt < h.rtt) {
+	if rtt := now.Sub(h.sentAt[n%8]); h.n-n < 8 && (h.rtt == 0 || rtt < h.rtt) {
 		h.rtt = max(rtt, 1)
 	}
 	if h.rtt == 0 || h.rtt > p.cfg.trust.MaxRTT {

@@ -56,12 +56,13 @@ type proof struct {
 type half struct {
 	proto    Proto
 	sent     int
-	n        uint32    // of the last request
-	sentAt   time.Time // of the last request
+	n        uint32       // of the last request
+	sentAt   [8]time.Time // of the last requests, by n
 	ok       bool
 	size     int // longest answered request: what the path takes
 	rtt      time.Duration
 	waiting  time.Time // first ping without an answer since; zero = none
+	answered time.Time // when the last answer came
 	seq, num uint32    // TCP: next to send, next expected
 	open     bool      // TCP: SYN-ACK seen
 	next     time.Time // next (re)transmission
@@ -101,6 +102,7 @@ const (
 	proofProbes   = 6                      // probes a half, full size in the first half of them
 	proofPing     = 500 * time.Millisecond // while bypasses depend on it
 	proofIdlePing = 5 * time.Second        // while none does
+	proofRecent   = time.Second            // an answer so old still allows a bypass to begin
 	proofStale    = 2 * time.Second
 	proofRetryMin = time.Second
 	proofRetryMax = 15 * time.Second

@@ -50,8 +50,6 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 		if t.detached && !t.bare {
 			return t.unbind(now, lim)
 		}
-	case evReject: // B's answer to an Offer that we both gave up
-		return t.drain(now, lim)
 	case evLinkUp:
 		t.closing, t.deadline = now, now.Add(lim.retry)
 		return t, []action{send{msgClose}}

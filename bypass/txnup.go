@@ -98,9 +98,6 @@ func (t txn) onConfirming(in input, now time.Time, lim limits) (txn, []action) {
 		return t.unbind(now, lim)
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in).unbind(now, lim)
-	case evReject: // B could not install its outbound, and has turned back
-		t.reason, t.peerOff = in.reason, true
-		return t.unbind(now, lim)
 	}
 	return t, nil
 }

@@ -1,0 +1,406 @@
+package bypass_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
+	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
+)
+
+// The model is two whole Hosts, on two switches in memory, in virtual time, under a
+// schedule that a seed draws: who asks for which flow, what policies say, what the
+// control link and the wire do to messages and packets, what the switches refuse, who
+// dies. Guests send all the time. After each step all that must never be is looked
+// for (modelcheck_test.go).
+
+// Times of the model's hosts.
+const (
+	modelLease  = 10 * time.Second
+	modelOut    = 4 * time.Second // outbound
+	modelNotice = 3 * time.Second // until a lost path is left
+)
+
+// world is one schedule.
+type world struct {
+	rnd   *rand.Rand
+	start time.Time
+	wire  *bypasstest.Wire
+	nodes [2]*modelNode
+	flows []bypass.Flow // Src on nodes[0]
+	pipes [2]pipe       // of nodes[0], of nodes[1]
+	opts  options
+	bug   string
+	count *bypass.Meetings
+	quiet [3][2]bool // flows whose guests say nothing, by sender
+	hop   int        // number of the last next hop
+	// What the wire loses.
+	block     bypass.Proto
+	blockFrom netip.Addr
+
+	mu      sync.Mutex // guards what follows: switches and hosts call from their goroutines
+	nextID  uint64
+	sent    map[uint64]sentFrame
+	native  map[bypass.Flow]int // packets that were bypassed
+	trace   []string
+	failed  string
+	trouble trouble
+}
+
+// options are drawn once for each schedule.
+type options struct {
+	stale                time.Duration // of the switches' caches
+	lose, repeat, linger float64       // of control messages
+	wireDelay            time.Duration
+	steps                int
+	faults               bool // hard ones: losses are announced
+}
+
+// pipe is one direction of the control link.
+type pipe struct {
+	to    *modelNode
+	queue []parcel
+}
+
+type parcel struct {
+	due time.Time
+	msg []byte
+}
+
+// modelNode is one host with two workloads, and what the schedule wants of it.
+type modelNode struct {
+	w        *world
+	nr       int
+	id       overlay.PeerID
+	addr     netip.Addr
+	uplink   tap.MAC
+	sw       *bypasstest.Switch
+	underlay *bypasstest.Underlay
+	host     *bypass.Host
+	member   *bypass.Member // nil = dead
+	seam     *bypass.Seam
+	run      int
+	dead     []deadRun
+	leaving  chan struct{} // closed when it has left; nil = it stays
+	stalled  bool
+	down     bool
+	failing  bool
+	// Last instants at which its policy allowed, its switch could not be programmed,
+	// and its switch went on after a stall.
+	allowedAt, impaired, unstalled time.Time
+
+	mu     sync.Mutex
+	linked bool
+	out    [][]byte // what it said since the last step
+	allow  bool     // its policy
+	away   [2]bool  // workloads that are detached
+}
+
+// deadRun is what a killed run's mark was.
+type deadRun struct {
+	epoch uint16
+	at    time.Time
+}
+
+func (n *modelNode) peer() *modelNode { return n.w.nodes[1-n.nr] }
+
+func guestIP(node, i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 7, byte(10*node + i)}) }
+func guestMAC(node, i int) tap.MAC   { return tap.MAC{2, 0, 0, 0, byte(node), byte(i)} }
+
+// guestOf tells whose address a is.
+func guestOf(a netip.Addr) (node, i int) { b := a.As4()[3]; return int(b / 10), int(b % 10) }
+
+func newWorld(seed uint64, bug string, count *bypass.Meetings) *world {
+	w := &world{
+		rnd: rand.New(rand.NewPCG(seed, 1)), start: time.Now(), wire: bypasstest.NewWire(), bug: bug, count: count,
+		sent: map[uint64]sentFrame{}, native: map[bypass.Flow]int{},
+	}
+	w.opts = options{
+		stale:     []time.Duration{0, 0, 50 * time.Millisecond, 232 * time.Millisecond}[w.rnd.IntN(4)],
+		lose:      []float64{0, 0, 0.05, 0.3}[w.rnd.IntN(4)],
+		repeat:    []float64{0, 0, 0.1, 0.3}[w.rnd.IntN(4)],
+		linger:    []float64{0, 0, 0.2, 0.5}[w.rnd.IntN(4)],
+		wireDelay: []time.Duration{0, 0, time.Millisecond, 200 * time.Millisecond}[w.rnd.IntN(4)],
+		steps:     10 + w.rnd.IntN(30),
+		faults:    w.rnd.IntN(3) > 0,
+	}
+	w.trouble.init(w)
+	for i := range w.nodes {
+		w.nodes[i] = newModelNode(w, i)
+	}
+	for i, n := range w.nodes {
+		w.pipes[i].to = n.peer()
+		n.underlay.SetRoute(n.peer().addr, bypass.Route{Local: n.addr, Src: n.uplink, Via: n.peer().addr, NextHop: n.peer().uplink, OnLink: true, MTU: 1500})
+	}
+	for _, f := range [][2]int{{0, 0}, {1, 1}, {0, 1}} {
+		proto := bypass.TCP
+		if len(w.flows) == 2 {
+			proto = bypass.UDP
+		}
+		w.flows = append(w.flows, bypass.Flow{Proto: proto,
+			Src: netip.AddrPortFrom(guestIP(0, f[0]), 40000), Dst: netip.AddrPortFrom(guestIP(1, f[1]), 80)})
+	}
+	w.wire.Delay(w.opts.wireDelay)
+	w.wire.Tap(w.onWire)
+	for _, n := range w.nodes {
+		n.sw.Stale(w.opts.stale)
+		n.born()
+	}
+	w.setLink(true)
+	return w
+}
+
+func newModelNode(w *world, nr int) *modelNode {
+	n := &modelNode{w: w, nr: nr, id: overlay.PeerID{byte(nr + 1)}, addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(nr + 1)}),
+		uplink: tap.MAC{2, 0, 0, 1, 0, byte(nr + 1)}, allow: true}
+	n.underlay = bypasstest.NewUnderlay(netip.PrefixFrom(n.addr, 24))
+	n.sw = w.wire.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: []netip.Addr{n.addr}, Underlay: n.underlay})
+	for i := range 2 {
+		n.sw.AddPort(n.ofport(i), guestMAC(nr, i), func(f []byte) { w.delivered(n, i, f) })
+	}
+	n.sw.Tap(func(f []byte) { w.tapped(f) })
+	n.sw.Host(func(f []byte) { w.reachedStack(n, f) })
+	return n
+}
+
+// ofport of a workload; 0 is the uplink.
+func (n *modelNode) ofport(i int) uint32 { return uint32(3 + i) }
+
+// born starts the node's next run.
+func (n *modelNode) born() {
+	w := n.w
+	n.run++
+	var err error
+	n.host, err = bypass.NewHost(bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay, Lease: modelLease,
+		Quarantine: modelLease, Ports: bypass.PortRange{Base: 0xffc0, Mask: 0xffc0}, Trust: bypass.Trust{MaxRTT: time.Second}})
+	if err != nil {
+		w.fail("new host: %v", err)
+		return
+	}
+	draws := rand.New(rand.NewPCG(w.rnd.Uint64(), 2))
+	n.host.Tweak(func(s *bypass.Seam) {
+		n.seam = s
+		few := func() uint64 { return draws.Uint64N(3) } // so that ports meet again soon
+		s.Chance(draws.Uint64, few)
+		if plant := bypass.Bugs[w.bug]; plant != nil {
+			plant(s)
+		}
+		s.Trace(func(step string) { w.note("    node %d  %s", n.nr, step) })
+		if w.count != nil {
+			s.Count(w.count)
+		}
+	})
+	run := n.run
+	m, err := n.host.Join(context.Background(), bypass.MemberConfig{
+		Network: "model", Self: n.id, MTU: 1400, Policy: n.policy(), Resolve: n.resolve,
+		Send:    func(_ overlay.PeerID, msg []byte) bool { return n.say(run, msg) },
+		Changed: func(bypass.Status) {},
+	})
+	if err != nil {
+		w.fail("join: %v", err)
+		return
+	}
+	n.member = m
+	for i := range 2 {
+		n.attach(i)
+	}
+}
+
+// attach and detach do not wait: the switch may be away.
+func (n *modelNode) attach(i int) {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	n.mu.Lock()
+	n.away[i] = false
+	n.mu.Unlock()
+	_ = n.member.Attach(done, bypass.Workload{Ofport: n.ofport(i), MAC: guestMAC(n.nr, i), IPs: []netip.Addr{guestIP(n.nr, i)}})
+}
+
+func (n *modelNode) policy() bypass.Policy {
+	if !n.allow {
+		return nil
+	}
+	responder := n.w.bug == "asks one end only"
+	return func(r bypass.Request) bypass.Verdict {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return bypass.Verdict{Bypass: n.allow || responder && !r.Initiator, Idle: 5 * time.Second}
+	}
+}
+
+func (n *modelNode) resolve(f bypass.Flow) (bypass.Ends, bool) {
+	node, i := guestOf(f.Src.Addr())
+	far, j := guestOf(f.Dst.Addr())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return bypass.Ends{Peer: n.peer().id, Ofport: n.ofport(i), LocalMAC: guestMAC(node, i), RemoteMAC: guestMAC(far, j)},
+		node == n.nr && far == 1-n.nr && !n.away[i]
+}
+
+// say puts a control message on its way: the world collects it after each step.
+func (n *modelNode) say(run int, msg []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.linked || run != n.run {
+		return false
+	}
+	n.out = append(n.out, append([]byte(nil), msg...))
+	return true
+}
+
+// collect moves what the nodes said into the pipes, where messages are lost, repeated
+// and kept for a while.
+func (w *world) collect() {
+	now := time.Now()
+	for i, n := range w.nodes {
+		n.mu.Lock()
+		out := n.out
+		n.out = nil
+		n.mu.Unlock()
+		for _, msg := range out {
+			copies := 1
+			if w.rnd.Float64() < w.opts.lose {
+				copies = 0
+			} else if w.rnd.Float64() < w.opts.repeat {
+				copies = 2
+			}
+			for range copies {
+				due := now
+				if w.rnd.Float64() < w.opts.linger {
+					due = now.Add(time.Duration(w.rnd.IntN(900)) * time.Millisecond)
+				}
+				w.pipes[i].queue = append(w.pipes[i].queue, parcel{due, msg})
+			}
+		}
+	}
+}
+
+// carry delivers what is due; what comes to a dead node is lost.
+func (w *world) carry() (any bool) {
+	now := time.Now()
+	for i := range w.pipes {
+		p := &w.pipes[i]
+		var left []parcel
+		for _, m := range p.queue {
+			switch {
+			case m.due.After(now):
+				left = append(left, m)
+			case p.to.member != nil && p.to.linked:
+				p.to.member.Receive(w.nodes[i].id, m.msg)
+				any = true
+			}
+		}
+		p.queue = left
+	}
+	return any
+}
+
+// settle lets everything happen that can happen now.
+func (w *world) settle() {
+	for {
+		synctest.Wait()
+		w.collect()
+		if !w.carry() {
+			return
+		}
+	}
+}
+
+// pass lets time go by, in steps, while guests send and everything is checked.
+func (w *world) pass(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end) && w.failed == ""; {
+		w.guestsSend()
+		w.settle()
+		w.check()
+		step := min(time.Until(end), time.Duration(1+w.rnd.IntN(150))*time.Millisecond)
+		for _, p := range w.pipes {
+			for _, m := range p.queue {
+				step = min(step, max(time.Until(m.due), time.Millisecond))
+			}
+		}
+		<-time.After(step) // virtual
+	}
+	w.settle()
+	w.check()
+}
+
+func (w *world) setLink(up bool) {
+	for _, n := range w.nodes {
+		n.mu.Lock()
+		was := n.linked
+		n.linked = up && n.member != nil && n.peer().member != nil
+		is := n.linked
+		n.mu.Unlock()
+		switch {
+		case n.member == nil || !is && !was:
+		case is:
+			n.member.LinkUp(n.peer().id)
+		default:
+			n.member.LinkDown(n.peer().id)
+		}
+	}
+	if !up {
+		return
+	}
+	for i := range w.pipes { // some of an earlier session get through: the hosts must bear it
+		if w.rnd.IntN(2) == 0 {
+			w.pipes[i].queue = nil
+		}
+	}
+}
+
+func (w *world) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.trace = append(w.trace, fmt.Sprintf("%9.3f  ", time.Since(w.start).Seconds())+fmt.Sprintf(format, args...))
+}
+
+// fail notes the first violation.
+func (w *world) fail(format string, args ...any) {
+	w.note("FAIL "+format, args...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed == "" {
+		w.failed = fmt.Sprintf(format, args...)
+	}
+}
+
+// runSchedule runs a whole schedule and returns what was violated; "" = nothing.
+func runSchedule(seed uint64, bug string, count *bypass.Meetings) (violation, trace string) {
+	w := newWorld(seed, bug, count)
+	w.note("%+v", w.opts)
+	w.pass(time.Duration(w.rnd.IntN(400)) * time.Millisecond)
+	for range w.opts.steps {
+		if w.failed != "" {
+			break
+		}
+		w.act()
+		w.pass(w.pause())
+	}
+	if w.failed == "" {
+		w.finish()
+	}
+	w.stop()
+	return w.failed, strings.Join(w.trace, "\n")
+}
+
+// pause is how long until the next action: mostly short, sometimes a lease long.
+func (w *world) pause() time.Duration {
+	switch n := w.rnd.IntN(20); {
+	case n < 8:
+		return time.Duration(w.rnd.IntN(20)) * time.Millisecond
+	case n < 16:
+		return time.Duration(w.rnd.IntN(600)) * time.Millisecond
+	case n < 19:
+		return time.Duration(w.rnd.IntN(4000)) * time.Millisecond
+	}
+	return time.Duration(w.rnd.IntN(14000)) * time.Millisecond
+}

@@ -1,0 +1,435 @@
+package bypass_test
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/tap"
+)
+
+// act does one thing that a schedule may do.
+func (w *world) act() {
+	n := w.nodes[w.rnd.IntN(2)]
+	w.joinAgain()
+	soft := []func(*modelNode){w.request, w.request, w.request, w.request, w.togglePolicy, w.togglePolicy, w.toggleLink, w.toggleLink,
+		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck}
+	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.detachOrAttach}
+	i := w.rnd.IntN(len(soft) + len(hard))
+	switch {
+	case i < len(soft):
+		soft[i](n)
+	case w.opts.faults:
+		hard[i-len(soft)](n)
+	}
+	w.settle()
+	w.check()
+}
+
+func (w *world) request(n *modelNode) {
+	i := w.rnd.IntN(len(w.flows))
+	if n.member == nil {
+		return
+	}
+	f := w.flows[i]
+	if n.nr == 1 {
+		f = f.Reverse()
+	}
+	w.note("node %d asks for %v", n.nr, f)
+	n.member.Request(f, bypass.Verdict{Bypass: true, Idle: 3 * time.Second})
+}
+
+func (w *world) togglePolicy(n *modelNode) { w.setPolicy(n, !n.allow) }
+
+func (w *world) setPolicy(n *modelNode, allow bool) {
+	n.mu.Lock()
+	n.allow = allow
+	n.mu.Unlock()
+	w.note("node %d allows: %v", n.nr, allow)
+	if n.member != nil {
+		n.member.SetPolicy(n.policy())
+	}
+}
+
+func (w *world) toggleLink(n *modelNode) {
+	up := !n.linked && !n.peer().linked
+	w.note("link up: %v", up)
+	w.setLink(up)
+}
+
+func (w *world) newSession(*modelNode) {
+	w.note("a new session")
+	w.setLink(true)
+}
+
+func (w *world) toggleStall(n *modelNode) {
+	n.stalled = !n.stalled
+	w.note("switch %d stalled: %v", n.nr, n.stalled)
+	if n.stalled {
+		n.sw.Stall()
+		return
+	}
+	n.unstalled = time.Now()
+	n.sw.Resume()
+	w.resumedLate(n)
+}
+
+// resumedLate: what a dead run had asked a stalled switch for is done only now.
+func (w *world) resumedLate(n *modelNode) {
+	if len(n.dead) > 0 {
+		for _, m := range w.nodes {
+			w.trouble.excuse(m, modelOut+modelNotice)
+		}
+	}
+}
+
+func (w *world) toggleFailing(n *modelNode) {
+	n.failing = !n.failing
+	times := 0
+	if n.failing {
+		times = 1 + w.rnd.IntN(3)*w.rnd.IntN(20)
+	}
+	w.note("switch %d refuses the next %d", n.nr, times)
+	n.sw.FailNext(times)
+	n.impaired = time.Now()
+}
+
+func (w *world) unconfirmed(n *modelNode) {
+	times, made := 1+w.rnd.IntN(3), w.rnd.IntN(2) == 0
+	w.note("switch %d does not confirm the next %d, made: %v", n.nr, times, made)
+	n.sw.UnconfirmedNext(times, made)
+	n.impaired = time.Now()
+}
+
+func (w *world) toggleDown(n *modelNode) {
+	n.down = !n.down
+	w.note("switch %d away: %v", n.nr, n.down)
+	if n.down {
+		n.sw.Down()
+	} else {
+		n.sw.Up(false)
+	}
+}
+
+// moveHop gives the peer's side of the wire another MAC.
+func (w *world) moveHop(n *modelNode) {
+	r, err := n.underlay.Route(context.Background(), n.peer().addr)
+	if err != nil {
+		return
+	}
+	w.hop++
+	r.NextHop = tap.MAC{2, 0, 0, 9, 0, byte(w.hop)}
+	w.note("next hop of node %d is %v", n.nr, r.NextHop)
+	w.wire.Mangle(func(f []byte) []byte {
+		if f[3] == 9 { // all of them are the peer's, at once
+			to := w.nodes[0]
+			if f[11] == byte(1) {
+				to = w.nodes[1]
+			}
+			copy(f, to.uplink[:])
+		}
+		return f
+	})
+	n.underlay.SetRoute(n.peer().addr, r)
+}
+
+func (w *world) toggleQuiet(*modelNode) {
+	i, dir := w.rnd.IntN(len(w.flows)), w.rnd.IntN(2)
+	w.quiet[i][dir] = !w.quiet[i][dir]
+	w.note("flow %d, from node %d, is quiet: %v", i, dir, w.quiet[i][dir])
+}
+
+func (w *world) recheck(n *modelNode) {
+	if n.member != nil {
+		n.member.Recheck()
+	}
+}
+
+// leave has a node leave in good order; it joins again when it is done.
+func (w *world) leave(n *modelNode) {
+	if n.member == nil || n.leaving != nil {
+		return
+	}
+	w.note("node %d leaves", n.nr)
+	n.leaving = make(chan struct{})
+	m, done := n.member, n.leaving
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := m.Leave(ctx); err != nil {
+			w.note("node %d left: %v", n.nr, err)
+		}
+		close(done)
+	}()
+}
+
+// joinAgain starts the next run of nodes that have left.
+func (w *world) joinAgain() {
+	for _, n := range w.nodes {
+		if n.leaving == nil {
+			continue
+		}
+		select {
+		case <-n.leaving:
+			w.note("node %d has left and joins again", n.nr)
+			n.leaving = nil
+			n.born()
+			w.setLink(n.linked || n.peer().linked)
+		default:
+		}
+	}
+}
+
+func (w *world) toggleBlock(n *modelNode) {
+	if w.trouble.blocked {
+		w.unblock()
+		return
+	}
+	w.trouble.blocked = true
+	w.block = []bypass.Proto{0, bypass.TCP, bypass.UDP}[w.rnd.IntN(3)]
+	w.blockFrom = n.addr
+	w.note("the wire loses %v from node %d", w.block, n.nr)
+	w.wire.Block(n.addr, netip.Addr{}, w.block)
+	for _, m := range w.nodes {
+		w.trouble.excuse(m, modelNotice)
+	}
+}
+
+func (w *world) unblock() {
+	w.note("the wire passes everything")
+	w.wire.Unblock(w.blockFrom, netip.Addr{}, w.block)
+	w.trouble.blocked = false
+}
+
+// restartSwitch loses everything in a switch.
+func (w *world) restartSwitch(n *modelNode) {
+	w.note("switch %d restarts", n.nr)
+	if n.stalled {
+		w.toggleStall(n)
+	}
+	n.sw.Down()
+	n.sw.Up(true)
+	n.down, n.impaired = false, time.Now()
+	w.trouble.excuse(n.peer(), modelNotice)
+	if n.member == nil { // neither switch nor host has a guard
+		w.trouble.bare[n.nr] = time.Now().Add(modelOut + modelNotice)
+	}
+}
+
+// forgetRule is somebody else deleting a rule.
+func (w *world) forgetRule(n *modelNode) {
+	rules := n.sw.Rules()
+	if len(rules) == 0 {
+		return
+	}
+	r := rules[w.rnd.IntN(len(rules))]
+	w.note("somebody deletes %v rule %d from switch %d", r.Rule.Direction, r.Rule.ID, n.nr)
+	n.sw.Forget(r.Epoch, r.Rule.Direction, r.Rule.ID)
+	if r.Rule.Direction == bypass.Inbound {
+		w.trouble.excuse(n.peer(), modelNotice)
+	}
+}
+
+func (w *world) killOrRevive(n *modelNode) {
+	if n.leaving != nil {
+		return
+	}
+	if n.member == nil {
+		w.note("node %d starts again", n.nr)
+		n.born()
+		if w.rnd.IntN(3) > 0 {
+			w.setLink(true)
+		}
+		return
+	}
+	w.note("node %d is killed", n.nr)
+	n.kill()
+	for _, m := range w.nodes {
+		w.trouble.excuse(m, modelNotice)
+	}
+	w.trouble.excuse(n, modelOut+time.Second)
+}
+
+// kill ends a node at once; the host's guard goes with it.
+func (n *modelNode) kill() {
+	w := n.w
+	n.mu.Lock()
+	n.linked, n.out = false, nil
+	n.mu.Unlock()
+	synctest.Wait()
+	n.host.Kill()
+	n.dead = append(n.dead, deadRun{n.seam.Epoch(), time.Now()})
+	n.member = nil
+	w.pipes[n.nr].queue, w.pipes[1-n.nr].queue = nil, nil
+	_ = n.underlay.Guard(context.Background(), bypass.PortRange{}, nil) // the model's never fails
+	if w.rnd.IntN(2) == 0 {
+		w.setLink(false)
+	}
+}
+
+func (w *world) detachOrAttach(n *modelNode) {
+	if n.member == nil || n.leaving != nil {
+		return
+	}
+	i := w.rnd.IntN(2)
+	w.note("node %d: workload %d attached: %v", n.nr, i, n.away[i])
+	if n.away[i] {
+		n.attach(i)
+		return
+	}
+	n.mu.Lock()
+	n.away[i] = true
+	n.mu.Unlock()
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = n.member.Detach(done, n.ofport(i))
+	w.trouble.excuse(n.peer(), modelNotice)
+}
+
+// heal ends all faults.
+func (w *world) heal() {
+	w.note("all is well again")
+	w.opts.lose, w.opts.repeat, w.opts.linger = 0, 0, 0
+	if w.trouble.blocked {
+		w.unblock()
+	}
+	for _, n := range w.nodes {
+		if n.stalled {
+			w.toggleStall(n)
+		}
+		if n.down {
+			w.toggleDown(n)
+		}
+		n.failing = false
+		n.sw.FailNext(0)
+		n.sw.UnconfirmedNext(0, false)
+	}
+	for limit := 0; w.leaving() && limit < 150; limit++ {
+		w.pass(500 * time.Millisecond)
+		w.joinAgain()
+	}
+	for _, n := range w.nodes {
+		if n.member == nil {
+			n.born()
+		}
+		for i := range 2 {
+			if n.away[i] {
+				n.attach(i)
+			}
+		}
+		w.setPolicy(n, true)
+	}
+	w.quiet = [3][2]bool{}
+	w.setLink(true)
+}
+
+func (w *world) leaving() bool { return w.nodes[0].leaving != nil || w.nodes[1].leaving != nil }
+
+// finish heals everything and sees whether all comes back, and all goes.
+func (w *world) finish() {
+	w.heal()
+	if !w.within(150*time.Second, w.allIn(bypass.Bypassed)) {
+		w.notBack()
+		return
+	}
+	w.mu.Lock()
+	clear(w.native)
+	w.mu.Unlock()
+	w.pass(2 * time.Second)
+	for _, f := range w.flows {
+		if w.failed == "" && (w.native[f] == 0 || w.native[f.Reverse()] == 0) {
+			w.fail("%v is said to be bypassed, and is not", f)
+		}
+	}
+	for _, n := range w.nodes {
+		w.setPolicy(n, false)
+	}
+	if !w.within(30*time.Second, w.allIn(bypass.OnOverlay)) {
+		w.notBack()
+		return
+	}
+	for _, n := range w.nodes {
+		if live := n.seam.LivePorts(); live > 0 {
+			w.fail("node %d: %d tuples are in use, by no flow", n.nr, live)
+		}
+	}
+	w.leaveAll()
+}
+
+// within asks for all flows until ok, or d is over, or something else fails.
+func (w *world) within(d time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		if w.failed != "" || ok() {
+			return true
+		}
+		for i := range w.flows {
+			if w.nodes[0].allow {
+				w.nodes[0].member.Request(w.flows[i], bypass.Verdict{Bypass: true})
+			}
+		}
+		w.pass(500 * time.Millisecond)
+	}
+	return false
+}
+
+func (w *world) allIn(s bypass.State) func() bool {
+	return func() bool {
+		for _, n := range w.nodes {
+			for _, f := range w.flows {
+				if at, _ := n.member.Status(f); at.State != s {
+					return false
+				}
+			}
+		}
+		return true
+	}
+}
+
+func (w *world) notBack() {
+	for _, n := range w.nodes {
+		for _, f := range w.flows {
+			at, _ := n.member.Status(f)
+			w.note("node %d: %v is %v, %v", n.nr, f, at.State, at.Reason)
+		}
+	}
+	w.fail("not all flows moved")
+}
+
+// leaveAll: nothing may be left then.
+func (w *world) leaveAll() {
+	var wg sync.WaitGroup
+	for _, n := range w.nodes {
+		m := n.member
+		n.member = nil
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := m.Leave(ctx); err != nil {
+				w.fail("leave: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, n := range w.nodes {
+		_, guarded, _ := n.underlay.Guarded()
+		if left := len(n.sw.Rules()) + len(n.sw.Leases()) + len(guarded); left > 0 {
+			w.fail("node %d left %d things behind: %v", n.nr, left, n.sw.Rules())
+		}
+	}
+}
+
+// stop ends whatever runs.
+func (w *world) stop() {
+	for _, n := range w.nodes {
+		n.sw.Resume()
+		if n.leaving != nil {
+			<-n.leaving
+		} else if n.member != nil {
+			n.host.Kill()
+		}
+	}
+	synctest.Wait()
+}

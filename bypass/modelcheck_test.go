@@ -1,0 +1,254 @@
+package bypass_test
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
+)
+
+// What must never be, whatever the schedule.
+//
+//   - An outbound rule forwards while the peer has no inbound rule for it.
+//   - A guest's packet reaches another guest than it was sent to, or reaches it altered.
+//   - A guest's packet reaches a host's own stack.
+//   - A guest's packet is lost outside of a window that a hard fault announced.
+//   - A guest's packet is in clear on the wire without either end's consent, or on a path
+//     that has not been as it was proven for too long.
+//   - A dead run's rules outlive its lease.
+//
+// And, at the end of each schedule, when all faults are healed: every flow is bypassed
+// again, no port is in use without a flow, and hosts that leave leave nothing.
+
+// sentFrame is a guest's packet whose end is not known yet.
+type sentFrame struct {
+	at   time.Time
+	from *modelNode
+	flow bypass.Flow // as sent
+}
+
+// window is when packets of a node may be lost.
+type window struct{ from, to time.Time }
+
+// trouble is what the schedule has done wrong, with what may follow from it.
+type trouble struct {
+	w       *world
+	losses  [2][]window // by sender
+	good    time.Time   // last instant at which the wire passed everything
+	blocked bool
+	bare    [2]time.Time // until when a host may have no guard at all
+}
+
+func (t *trouble) init(w *world) { t.w, t.good = w, w.start }
+
+// Packets under way when a fault strikes were sent a little before.
+const underWay = 500 * time.Millisecond
+
+// excuse lets packets of sender be lost for d from now.
+func (t *trouble) excuse(sender *modelNode, d time.Duration) {
+	now := time.Now()
+	t.w.mu.Lock()
+	defer t.w.mu.Unlock()
+	t.losses[sender.nr] = append(t.losses[sender.nr], window{now.Add(-underWay), now.Add(d)})
+}
+
+// lenience is how much longer than usual a node may take to stop sending: if its switch
+// could not be programmed lately, as long as its outbound lease; if it died, too.
+func (n *modelNode) lenience(now time.Time) time.Duration {
+	d := time.Duration(0)
+	if now.Sub(n.impaired) < 15*time.Second && !n.impaired.IsZero() {
+		d = modelOut + 3*time.Second
+	}
+	for _, r := range n.dead {
+		if now.Sub(r.at) < modelOut+8*time.Second {
+			d = max(d, modelOut+time.Second)
+		}
+	}
+	return d + n.w.opts.stale
+}
+
+// excused tells whether a packet may be lost.
+func (t *trouble) excused(f sentFrame) bool {
+	more := f.from.lenience(f.at)
+	return slices.ContainsFunc(t.losses[f.from.nr], func(w window) bool {
+		return !f.at.Before(w.from) && f.at.Before(w.to.Add(more))
+	})
+}
+
+const guestText = "guest's own words"
+
+// guestsSend has each guest, more or less, send a packet in each flow.
+func (w *world) guestsSend() {
+	for i, f := range w.flows {
+		for dir, n := range w.nodes {
+			if dir == 1 {
+				f = f.Reverse()
+			}
+			if w.quiet[i][dir] || w.rnd.IntN(3) == 0 {
+				continue
+			}
+			node, ws := guestOf(f.Src.Addr())
+			far, wd := guestOf(f.Dst.Addr())
+			w.mu.Lock()
+			w.nextID++
+			id := w.nextID
+			w.sent[id] = sentFrame{time.Now(), n, f}
+			w.mu.Unlock()
+			n.sw.Send(n.ofport(ws), bypasstest.Packet{SrcMAC: guestMAC(node, ws), DstMAC: guestMAC(far, wd), Flow: f,
+				Flags: bypasstest.FlagACK, Payload: binary.BigEndian.AppendUint64([]byte(guestText), id)}.Frame())
+		}
+	}
+}
+
+// guestFrame finds the packet that a guest sent in a frame.
+func (w *world) guestFrame(frame []byte) (bypasstest.Packet, uint64, bool) {
+	p, ok := bypasstest.Parse(frame)
+	if !ok || len(p.Payload) != len(guestText)+8 || string(p.Payload[:len(guestText)]) != guestText {
+		return p, 0, false
+	}
+	return p, binary.BigEndian.Uint64(p.Payload[len(guestText):]), true
+}
+
+// delivered: a guest gets a frame by the bypass.
+func (w *world) delivered(n *modelNode, i int, frame []byte) {
+	p, id, ok := w.guestFrame(frame)
+	w.mu.Lock()
+	f := w.sent[id]
+	delete(w.sent, id)
+	w.mu.Unlock()
+	switch {
+	case !ok:
+		w.fail("guest %d of node %d got what no guest sent: %+v", i, n.nr, p.Flow)
+	case f.from == nil:
+		w.fail("packet %d reached a guest twice, or too late", id)
+	case f.flow != p.Flow || p.Flow.Dst.Addr() != guestIP(n.nr, i) || p.DstMAC != guestMAC(n.nr, i):
+		w.fail("guest %d of node %d got %v, sent as %v", i, n.nr, p.Flow, f.flow)
+	}
+	w.mu.Lock()
+	w.native[f.flow]++
+	w.mu.Unlock()
+}
+
+// tapped: a guest's frame goes to the overlay.
+func (w *world) tapped(frame []byte) {
+	if _, id, ok := w.guestFrame(frame); ok {
+		w.mu.Lock()
+		delete(w.sent, id)
+		w.mu.Unlock()
+	}
+}
+
+// reachedStack: the host's kernel would answer a guest. (A probe of a peer that does not
+// know yet that we left it may.)
+func (w *world) reachedStack(n *modelNode, frame []byte) {
+	p, _, ok := w.guestFrame(frame)
+	if ok && time.Now().After(w.trouble.bare[n.nr]) {
+		w.fail("node %d's own stack got %v", n.nr, p.Flow)
+	}
+}
+
+// onWire: a frame is on the provider's network, for everybody to read.
+func (w *world) onWire(frame []byte) {
+	_, id, ok := w.guestFrame(frame)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	w.mu.Lock()
+	f, t := w.sent[id], &w.trouble
+	w.mu.Unlock()
+	n := f.from
+	switch {
+	case n == nil:
+		return // it was on the wire before
+	case now.Sub(n.unstalled) < 10*time.Millisecond:
+		return // a switch that wakes up does first what it was told long ago
+	}
+	more := n.lenience(now)
+	told := 3500 * time.Millisecond // until the peer's word, or its silence, has its effect
+	if w.opts.lose > 0 {
+		told = 7 * time.Second
+	}
+	own := time.Second
+	if n.member == nil {
+		own = modelOut + time.Second
+	}
+	switch {
+	case now.Sub(n.allowedAt) > own+more:
+		w.fail("in clear without node %d's consent for %v: %v", n.nr, now.Sub(n.allowedAt), f.flow)
+	case now.Sub(n.peer().allowedAt) > told+more:
+		w.fail("in clear without node %d's consent, the peer's, for %v: %v", n.peer().nr, now.Sub(n.peer().allowedAt), f.flow)
+	case now.Sub(t.good) > modelNotice+more:
+		w.fail("in clear on a path that has been bad for %v: %v", now.Sub(t.good), f.flow)
+	}
+}
+
+// check looks for violations that are to be seen in the switches, and for packets that
+// never came.
+func (w *world) check() {
+	now := time.Now()
+	if !w.trouble.blocked {
+		w.trouble.good = now
+	}
+	for _, n := range w.nodes {
+		if n.allow {
+			n.allowedAt = now
+		}
+		if n.stalled || n.down || n.failing {
+			n.impaired = now
+		}
+	}
+	for _, n := range w.nodes {
+		w.checkOutbounds(n)
+		for _, d := range n.dead {
+			if now.Sub(later(d.at, n.unstalled)) <= modelLease+1500*time.Millisecond || n.stalled {
+				continue
+			}
+			for _, r := range n.sw.Rules() {
+				if r.Epoch == d.epoch {
+					w.fail("node %d: %v of a run that died %v ago", n.nr, r.Rule, now.Sub(d.at))
+				}
+			}
+		}
+	}
+	w.mu.Lock()
+	var lost []sentFrame
+	for id, f := range w.sent {
+		if now.Sub(f.at) > 2*time.Second {
+			delete(w.sent, id)
+			if !w.trouble.excused(f) {
+				lost = append(lost, f)
+			}
+		}
+	}
+	w.mu.Unlock()
+	for _, f := range lost {
+		w.fail("lost: a packet of node %d, sent at %.3f: %v", f.from.nr, f.at.Sub(w.start).Seconds(), f.flow)
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// checkOutbounds: whoever sends is received.
+func (w *world) checkOutbounds(n *modelNode) {
+	live := n.peer().sw.Live()
+	for _, r := range n.sw.Live() {
+		if r.Rule.Direction != bypass.Outbound {
+			continue
+		}
+		taken := slices.ContainsFunc(live, func(in bypass.RuleStat) bool {
+			return in.Rule.Direction == bypass.Inbound && in.Rule.Local == r.Rule.Remote && in.Rule.Remote == r.Rule.Local &&
+				in.Rule.Flow == r.Rule.Flow.Reverse()
+		})
+		if !taken && !w.trouble.excused(sentFrame{time.Now(), n, r.Rule.Flow}) {
+			w.fail("node %d sends %v by %v > %v, and the peer has no inbound for it", n.nr, r.Rule.Flow, r.Rule.Local, r.Rule.Remote)
+		}
+	}
+}
