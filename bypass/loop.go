@@ -340,20 +340,28 @@ func (l *loop) clearOld(stats []RuleStat, now time.Time) {
 		if s.Rule.Direction == Inbound {
 			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
 			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
+			l.base.late[AddrPair{s.Rule.Local.Addr(), s.Rule.Remote.Addr()}] = now.Add(l.cfg.Lease)
 		}
 	}
-	log := func(err error) {
-		if err != nil {
-			l.log.Warn("bypass: an earlier run's rules were not removed; they end by themselves", "err", err)
-		}
-	}
+	l.setBase(nil) // guards against what peers may still send to that run
 	in, out := purges(stats)
-	if len(out) > 0 {
-		l.enqueue(Change{Purge: out}, log)
-	}
+	l.purge(out)
 	if len(in) > 0 {
-		l.timers.add(now.Add(l.cfg.Lease), func() { l.enqueue(Change{Purge: in}, log) })
+		l.timers.add(now.Add(l.cfg.Lease), func() { l.purge(in) })
 	}
+}
+
+// purge removes rules of earlier runs, for as long as it takes.
+func (l *loop) purge(old []RuleStat) {
+	if len(old) == 0 {
+		return
+	}
+	l.enqueue(Change{Purge: old}, func(err error) {
+		if err != nil {
+			l.log.Warn("bypass: an earlier run's rules were not removed yet", "err", err)
+			l.timers.add(time.Now().Add(l.limits.retry), func() { l.purge(old) })
+		}
+	})
 }
 
 // newEpoch chooses another epoch if rules of an earlier run carry ours.

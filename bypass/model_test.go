@@ -31,17 +31,18 @@ const (
 
 // world is one schedule.
 type world struct {
-	rnd   *rand.Rand
-	start time.Time
-	wire  *bypasstest.Wire
-	nodes [2]*modelNode
-	flows []bypass.Flow // Src on nodes[0]
-	pipes [2]pipe       // of nodes[0], of nodes[1]
-	opts  options
-	bug   string
-	count *bypass.Meetings
-	quiet [3][2]bool // flows whose guests say nothing, by sender
-	hop   int        // number of the last next hop
+	rnd    *rand.Rand
+	start  time.Time
+	wire   *bypasstest.Wire
+	nodes  [2]*modelNode
+	flows  []bypass.Flow // Src on nodes[0]
+	pipes  [2]pipe       // of nodes[0], of nodes[1]
+	opts   options
+	bug    string
+	count  *bypass.Meetings
+	quiet  [3][2]bool // flows whose guests say nothing, by sender
+	hop    int        // number of the last next hop
+	healed bool       // no more faults, and no flows but those that are asked for
 	// What the wire loses.
 	block     bypass.Proto
 	blockFrom netip.Addr
@@ -49,7 +50,10 @@ type world struct {
 	mu      sync.Mutex // guards what follows: switches and hosts call from their goroutines
 	nextID  uint64
 	sent    map[uint64]sentFrame
-	native  map[bypass.Flow]int // packets that were bypassed
+	native  map[bypass.Flow]int  // packets that were bypassed
+	late    map[uint64]sentFrame // packets that were held on the wire
+	held    []heldFrame
+	holds   *rand.Rand
 	trace   []string
 	failed  string
 	trouble trouble
@@ -62,6 +66,7 @@ type options struct {
 	wireDelay            time.Duration
 	steps                int
 	faults               bool // hard ones: losses are announced
+	stragglers           bool // some packets take seconds
 }
 
 // pipe is one direction of the control link.
@@ -96,6 +101,7 @@ type modelNode struct {
 	// Last instants at which its policy allowed, its switch could not be programmed,
 	// and its switch went on after a stall.
 	allowedAt, impaired, unstalled time.Time
+	bornAt                         time.Time
 
 	mu     sync.Mutex
 	linked bool
@@ -121,16 +127,17 @@ func guestOf(a netip.Addr) (node, i int) { b := a.As4()[3]; return int(b / 10), 
 func newWorld(seed uint64, bug string, count *bypass.Meetings) *world {
 	w := &world{
 		rnd: rand.New(rand.NewPCG(seed, 1)), start: time.Now(), wire: bypasstest.NewWire(), bug: bug, count: count,
-		sent: map[uint64]sentFrame{}, native: map[bypass.Flow]int{},
+		sent: map[uint64]sentFrame{}, native: map[bypass.Flow]int{}, late: map[uint64]sentFrame{}, holds: rand.New(rand.NewPCG(seed, 3)),
 	}
 	w.opts = options{
-		stale:     []time.Duration{0, 0, 50 * time.Millisecond, 232 * time.Millisecond}[w.rnd.IntN(4)],
-		lose:      []float64{0, 0, 0.05, 0.3}[w.rnd.IntN(4)],
-		repeat:    []float64{0, 0, 0.1, 0.3}[w.rnd.IntN(4)],
-		linger:    []float64{0, 0, 0.2, 0.5}[w.rnd.IntN(4)],
-		wireDelay: []time.Duration{0, 0, time.Millisecond, 200 * time.Millisecond}[w.rnd.IntN(4)],
-		steps:     10 + w.rnd.IntN(30),
-		faults:    w.rnd.IntN(3) > 0,
+		stale:      []time.Duration{0, 0, 50 * time.Millisecond, 232 * time.Millisecond}[w.rnd.IntN(4)],
+		lose:       []float64{0, 0, 0.05, 0.3}[w.rnd.IntN(4)],
+		repeat:     []float64{0, 0, 0.1, 0.3}[w.rnd.IntN(4)],
+		linger:     []float64{0, 0, 0.2, 0.5}[w.rnd.IntN(4)],
+		wireDelay:  []time.Duration{0, 0, time.Millisecond, 200 * time.Millisecond}[w.rnd.IntN(4)],
+		steps:      10 + w.rnd.IntN(30),
+		faults:     w.rnd.IntN(3) > 0,
+		stragglers: w.rnd.IntN(2) == 0,
 	}
 	w.trouble.init(w)
 	for i := range w.nodes {
@@ -150,6 +157,7 @@ func newWorld(seed uint64, bug string, count *bypass.Meetings) *world {
 	}
 	w.wire.Delay(w.opts.wireDelay)
 	w.wire.Tap(w.onWire)
+	w.wire.Mangle(w.carried)
 	for _, n := range w.nodes {
 		n.sw.Stale(w.opts.stale)
 		n.born()
@@ -178,6 +186,7 @@ func (n *modelNode) ofport(i int) uint32 { return uint32(3 + i) }
 func (n *modelNode) born() {
 	w := n.w
 	n.run++
+	n.bornAt = time.Now()
 	var err error
 	n.host, err = bypass.NewHost(bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay, Lease: modelLease,
 		Quarantine: modelLease, Ports: bypass.PortRange{Base: 0xffc0, Mask: 0xffc0}, Trust: bypass.Trust{MaxRTT: time.Second}})
@@ -318,6 +327,10 @@ func (w *world) settle() {
 func (w *world) pass(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end) && w.failed == ""; {
 		w.guestsSend()
+		w.release()
+		if w.rnd.IntN(4) == 0 {
+			w.request(w.nodes[w.rnd.IntN(2)])
+		}
 		w.settle()
 		w.check()
 		step := min(time.Until(end), time.Duration(1+w.rnd.IntN(150))*time.Millisecond)

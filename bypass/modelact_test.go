@@ -15,9 +15,9 @@ import (
 func (w *world) act() {
 	n := w.nodes[w.rnd.IntN(2)]
 	w.joinAgain()
-	soft := []func(*modelNode){w.request, w.request, w.request, w.request, w.togglePolicy, w.togglePolicy, w.toggleLink, w.toggleLink,
+	soft := []func(*modelNode){w.togglePolicy, w.togglePolicy, w.toggleLink, w.toggleLink,
 		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck}
-	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.detachOrAttach}
+	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.crash, w.detachOrAttach}
 	i := w.rnd.IntN(len(soft) + len(hard))
 	switch {
 	case i < len(soft):
@@ -31,14 +31,13 @@ func (w *world) act() {
 
 func (w *world) request(n *modelNode) {
 	i := w.rnd.IntN(len(w.flows))
-	if n.member == nil {
+	if n.member == nil || w.healed {
 		return
 	}
 	f := w.flows[i]
 	if n.nr == 1 {
 		f = f.Reverse()
 	}
-	w.note("node %d asks for %v", n.nr, f)
 	n.member.Request(f, bypass.Verdict{Bypass: true, Idle: 3 * time.Second})
 }
 
@@ -123,16 +122,6 @@ func (w *world) moveHop(n *modelNode) {
 	w.hop++
 	r.NextHop = tap.MAC{2, 0, 0, 9, 0, byte(w.hop)}
 	w.note("next hop of node %d is %v", n.nr, r.NextHop)
-	w.wire.Mangle(func(f []byte) []byte {
-		if f[3] == 9 { // all of them are the peer's, at once
-			to := w.nodes[0]
-			if f[11] == byte(1) {
-				to = w.nodes[1]
-			}
-			copy(f, to.uplink[:])
-		}
-		return f
-	})
 	n.underlay.SetRoute(n.peer().addr, r)
 }
 
@@ -253,6 +242,22 @@ func (w *world) killOrRevive(n *modelNode) {
 	w.trouble.excuse(n, modelOut+time.Second)
 }
 
+// crash kills both nodes and starts them again.
+func (w *world) crash(*modelNode) {
+	for _, n := range w.nodes {
+		if n.member != nil {
+			w.killOrRevive(n)
+		}
+	}
+	w.pass(time.Duration(w.rnd.IntN(1000)) * time.Millisecond)
+	for _, n := range w.nodes {
+		if n.member == nil {
+			w.killOrRevive(n)
+		}
+	}
+	w.setLink(true)
+}
+
 // kill ends a node at once; the host's guard goes with it.
 func (n *modelNode) kill() {
 	w := n.w
@@ -292,7 +297,8 @@ func (w *world) detachOrAttach(n *modelNode) {
 // heal ends all faults.
 func (w *world) heal() {
 	w.note("all is well again")
-	w.opts.lose, w.opts.repeat, w.opts.linger = 0, 0, 0
+	w.healed = true
+	w.opts.lose, w.opts.repeat, w.opts.linger, w.opts.stragglers = 0, 0, 0, false
 	if w.trouble.blocked {
 		w.unblock()
 	}
@@ -331,6 +337,7 @@ func (w *world) leaving() bool { return w.nodes[0].leaving != nil || w.nodes[1].
 // finish heals everything and sees whether all comes back, and all goes.
 func (w *world) finish() {
 	w.heal()
+	w.pass(3 * time.Second) // what was under way when all was well again
 	if !w.within(150*time.Second, w.allIn(bypass.Bypassed)) {
 		w.notBack()
 		return

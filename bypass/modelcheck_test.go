@@ -1,6 +1,7 @@
 package bypass_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"time"
@@ -115,9 +116,12 @@ func (w *world) guestFrame(frame []byte) (bypasstest.Packet, uint64, bool) {
 func (w *world) delivered(n *modelNode, i int, frame []byte) {
 	p, id, ok := w.guestFrame(frame)
 	w.mu.Lock()
-	f := w.sent[id]
+	f, late := w.sent[id], w.late[id]
 	delete(w.sent, id)
 	w.mu.Unlock()
+	if late.from != nil {
+		f = late
+	}
 	switch {
 	case !ok:
 		w.fail("guest %d of node %d got what no guest sent: %+v", i, n.nr, p.Flow)
@@ -143,7 +147,13 @@ func (w *world) tapped(frame []byte) {
 // reachedStack: the host's kernel would answer a guest. (A probe of a peer that does not
 // know yet that we left it may.)
 func (w *world) reachedStack(n *modelNode, frame []byte) {
-	p, _, ok := w.guestFrame(frame)
+	p, id, ok := w.guestFrame(frame)
+	w.mu.Lock()
+	_, late := w.late[id]
+	w.mu.Unlock()
+	if (late || n.peer().diedLately()) && (n.member == nil || n.leaving != nil || time.Since(n.bornAt) < modelLease) {
+		return // what guarded the host then is gone, and what guards it now is not there yet
+	}
 	if ok && time.Now().After(w.trouble.bare[n.nr]) {
 		w.fail("node %d's own stack got %v", n.nr, p.Flow)
 	}
@@ -182,6 +192,59 @@ func (w *world) onWire(frame []byte) {
 		w.fail("in clear without node %d's consent, the peer's, for %v: %v", n.peer().nr, now.Sub(n.peer().allowedAt), f.flow)
 	case now.Sub(t.good) > modelNotice+more:
 		w.fail("in clear on a path that has been bad for %v: %v", now.Sub(t.good), f.flow)
+	}
+}
+
+// diedLately: what it left may still send.
+func (n *modelNode) diedLately() bool {
+	return slices.ContainsFunc(n.dead, func(d deadRun) bool { return time.Since(d.at) < modelOut+modelNotice })
+}
+
+// heldFrame is one that the wire keeps for a while.
+type heldFrame struct {
+	due   time.Time
+	frame []byte
+}
+
+// carried is what the wire does to each frame: old and new addresses of next hops are
+// those of the other node, at once; and some of the guests' packets take seconds. These
+// may be lost, but they must not reach anybody else.
+func (w *world) carried(frame []byte) []byte {
+	if frame[3] == 9 {
+		to := w.nodes[0]
+		if frame[11] == 1 {
+			to = w.nodes[1]
+		}
+		copy(frame, to.uplink[:])
+	}
+	_, id, ok := w.guestFrame(frame)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.sent[id]
+	if !ok || !w.opts.stragglers || f.from == nil || w.holds.IntN(10) > 0 {
+		return frame
+	}
+	w.late[id] = f
+	delete(w.sent, id)
+	due := time.Now().Add(time.Second + time.Duration(w.holds.IntN(6000))*time.Millisecond)
+	w.held = append(w.held, heldFrame{due, bytes.Clone(frame)})
+	return nil
+}
+
+// release lets go what has been held long enough.
+func (w *world) release() {
+	w.mu.Lock()
+	var due [][]byte
+	w.held = slices.DeleteFunc(w.held, func(h heldFrame) bool {
+		over := !h.due.After(time.Now())
+		if over {
+			due = append(due, h.frame)
+		}
+		return over
+	})
+	w.mu.Unlock()
+	for _, f := range due {
+		w.wire.Send(f)
 	}
 }
 
