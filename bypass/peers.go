@@ -28,6 +28,8 @@ type peer struct {
 	looking bool     // its address is being looked up
 	next    *message // what it said meanwhile
 
+	health peerHealth
+
 	// Which transactions are alive (resync.go).
 	unsaid []uint64  // active ones that are still to be announced
 	asked  time.Time // when we last asked for the peer's

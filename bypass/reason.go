@@ -57,6 +57,7 @@ const (
 	ReasonPeerClosed
 	ReasonPeerRestarted
 	ReasonFlowLost
+	ReasonFlowBroken
 	ReasonDetached
 	ReasonShutdown
 	ReasonBackoff
@@ -99,6 +100,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonPeerClosed:    {"the peer took the bypass down", "see the peer's reason"},
 	ReasonPeerRestarted: {"the peer restarted", "wait; it is tried again"},
 	ReasonFlowLost:      {"its rules vanished from the switch", "see who else programs the switch"},
+	ReasonFlowBroken:    {"the path drops this flow's packets though probes pass", "look for a broken link among those that the provider spreads flows over; it is tried again between other ports"},
 	ReasonDetached:      {"its endpoint was detached or moved", ""},
 	ReasonShutdown:      {"this node is shutting down", ""},
 	ReasonBackoff:       {"a bypass failed recently; the next try is due later", "wait"},
@@ -126,6 +128,8 @@ func closeReason(r Reason) Reason {
 	switch r {
 	case ReasonPolicy, ReasonIdle:
 		return peersReason(r)
+	case ReasonFlowBroken: // no end's doing
+		return r
 	}
 	return ReasonPeerClosed
 }
