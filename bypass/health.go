@@ -44,8 +44,8 @@ const (
 	healthLag    = 1500 * time.Millisecond // of a switch's counters; and ten listings' time
 	healthBurst  = 8                       // Counters messages at once
 	healthPause  = 100 * time.Millisecond  // between two bursts
-	minLost      = 3                       // packets
 	minMoves     = 2                       // of the sender's counter
+	unknownLoss  = 0.01                    // of a flow of which nothing has arrived yet
 )
 
 // health is what is known of an active flow's packets.
@@ -59,7 +59,8 @@ type health struct {
 	in    uint64
 	still time.Time // when a listing had ended that showed in as it is now
 	sent  uint64    // as the peer told last
-	loss  float64   // share of its packets that did not arrive, when some last did
+	older [3]uint64 // what it told before, newest first
+	loss  float64   // share of its packets that get lost, as of when one last did not
 	based bool      // base is known
 	base  uint64    // packets that were sent before those that in should show
 	moves int       // of sent, since base
@@ -67,7 +68,7 @@ type health struct {
 }
 
 // newHealth is for rules that are not in the switch yet.
-func newHealth() *health { return &health{based: true} }
+func newHealth() *health { return &health{based: true, loss: unknownLoss} }
 
 // reported takes the peer's word. ack is when the listing of ours had ended that the peer
 // had heard of; zero = not known.
@@ -76,6 +77,7 @@ func (h *health) reported(sent uint64, ack, now time.Time, lag time.Duration) {
 	if sent < h.sent { // its counters began anew
 		h.based, h.due = false, time.Time{}
 	}
+	h.older = [...]uint64{h.sent, h.older[0], h.older[1]}
 	h.sent = sent
 	switch {
 	case !h.based && !ack.IsZero() && !h.still.After(ack.Add(-lag)):
@@ -93,10 +95,11 @@ func (h *health) listed(in uint64, began, ended time.Time) bool {
 	if in == h.in {
 		return !h.due.IsZero() && !began.Before(h.due)
 	}
-	h.in, h.still, h.loss = in, ended, 0
-	if in < h.sent {
-		h.loss = 1 - float64(in)/float64(h.sent)
-	}
+	h.in, h.still = in, ended
+	// What was told long enough ago should have arrived. The fewer packets there were,
+	// the less is known.
+	sent := h.older[len(h.older)-1]
+	h.loss = (float64(sent-min(in, sent)) + 0.2) / (float64(sent) + 5)
 	h.based, h.due = false, time.Time{}
 	return false
 }
@@ -104,8 +107,7 @@ func (h *health) listed(in uint64, began, ended time.Time) bool {
 // enough is how many packets must be lost in a row, of a flow that loses this share of
 // them, so that it is not chance: once in a million.
 func enough(loss float64) uint64 {
-	n := math.Ceil(math.Log(1e-6) / math.Log(min(max(loss, 0.01), 0.99)))
-	return max(uint64(n), minLost)
+	return uint64(math.Ceil(math.Log(1e-6)/math.Log(min(max(loss, 0.001), 0.99)) - 1e-9))
 }
 
 // healthState is the loop's part of it.
