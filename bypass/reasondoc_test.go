@@ -99,7 +99,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 		require.True(t, tests[test][names[i]], "%s does not look for %s", test, names[i])
 		require.True(t, strings.HasPrefix(docs[i], names[i]+": "), "%s: its comment says when it is given", names[i])
 		if r != ReasonNone {
-			require.Contains(t, docs[i], "by ", "%s: its comment says by whom", names[i])
+			require.Contains(t, docs[i], "(by", "%s: its comment says by whom", names[i])
 		}
 	}
 }
