@@ -121,12 +121,20 @@ type healthState struct {
 
 // peerHealth is what a peer and we know of each other's listings.
 type peerHealth struct {
-	heard   uint64    // the peer's last listing that we know of
-	acked   uint64    // the same, when ours began
-	answer  bool      // the peer told counters since we last told it anything
-	waiting []*entry  // whose counters are to be told
-	cursor  uint64    // serial of the last one told
-	closed  time.Time // when our gate was last seen not to be surely open
+	heard                uint64   // the peer's last listing that we know of
+	acked                uint64   // the same, when ours began
+	answer               bool     // the peer told counters since we last told it anything
+	waiting              []*entry // whose counters are to be told
+	cursor               uint64   // serial of the last one told
+	closedTCP, closedUDP time.Time
+}
+
+// closed is when our gate for proto was last seen not to be surely open.
+func (h *peerHealth) closed(proto Proto) *time.Time {
+	if proto == UDP {
+		return &h.closedUDP
+	}
+	return &h.closedTCP
 }
 
 // watchHealth begins to count for a flow whose rules are about to be installed.
@@ -184,8 +192,10 @@ func (s *healthState) endedAt(n uint64) time.Time {
 // counted compares what was listed with what the peers told, and tells them ours.
 func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 	for _, p := range l.peers {
-		if p.busy() && !p.leasedUntil.After(ended) {
-			p.health.closed = ended
+		for _, proto := range []Proto{TCP, UDP} {
+			if p.live[proto] > 0 && !p.gates[proto].out.After(ended) {
+				*p.health.closed(proto) = ended
+			}
 		}
 	}
 	moved := make(map[*peer]map[*entry]bool)
@@ -202,7 +212,7 @@ func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 				broken[e] = true
 			}
 		case Outbound:
-			if e.health.counts(s.Packets, ended.Sub(e.peer.health.closed) < l.health.lag) {
+			if e.health.counts(s.Packets, ended.Sub(*e.peer.health.closed(e.flow.Proto)) < l.health.lag) {
 				if moved[e.peer] == nil {
 					moved[e.peer] = make(map[*entry]bool)
 				}
