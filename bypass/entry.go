@@ -17,7 +17,9 @@ type entry struct {
 	verdict Verdict
 	wanted  bool // asked for, and waiting for a proof or for retryAt
 	askedAt time.Time
-	fails   int // in a row
+	fails   int     // in a row
+	broken  int     // times that the path dropped it (health.go)
+	health  *health // while it has a transaction
 	retryAt time.Time
 	changed time.Time
 	shown   Status

@@ -148,15 +148,17 @@ func (l *loop) account(e *entry, before phase, now time.Time) {
 	switch {
 	case before == phaseOverlay && e.t.phase != phaseOverlay:
 		p.live[proto]++
+		l.watchHealth(e, now)
 		p.proof.hurry(now)
 		l.armProof(p)
 	case before != phaseOverlay && e.t.phase == phaseOverlay:
 		if p.live[proto]--; p.live[proto] == 0 {
 			delete(p.gates, proto) // not renewed any more
 		}
+		e.health = nil
 		delete(l.byRule, e.t.rule)
 		delete(l.byTxn, txnKey{p, e.t.id})
-		e.retryAt = now.Add(l.backoff(e))
+		e.retryAt = now.Add(l.backoff(e, now))
 		if p.proof.phase == proofFailed || p.proof.phase == proofNone {
 			l.kick(p, now)
 		}
@@ -170,10 +172,12 @@ func (l *loop) account(e *entry, before phase, now time.Time) {
 }
 
 // backoff is how long a flow that came back to the overlay stays there.
-func (l *loop) backoff(e *entry) time.Duration {
+func (l *loop) backoff(e *entry, now time.Time) time.Duration {
 	switch e.t.reason {
 	case ReasonPolicy, ReasonIdle, ReasonGlare, ReasonDetached, ReasonShutdown:
 		return 0 // whoever asks again has a new reason to
+	case ReasonFlowBroken:
+		return e.brokenBackoff(now)
 	case ReasonPeerPolicy:
 		e.fails = min(e.fails, 3)
 	}
@@ -245,6 +249,8 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 		l.onFlowMessage(p, m, now)
 	case msgAlive:
 		l.onAlive(p, m, now)
+	case msgCounters:
+		l.onCounters(p, m, now)
 	case msgSync:
 		l.announce(p, now)
 	default:

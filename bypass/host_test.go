@@ -287,6 +287,7 @@ func TestBypassAndBack(t *testing.T) {
 		require.NotEmpty(t, p.seen)
 		p.mu.Unlock()
 		a, b := p.a.status(p.flow), p.b.status(p.flow)
+		require.Equal(t, bypass.ReasonNone, a.Reason)
 		require.Equal(t, a.Local, b.Remote)
 		require.Equal(t, a.Remote, b.Local)
 

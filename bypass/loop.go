@@ -13,9 +13,9 @@ import (
 )
 
 // loop is a running Host. One goroutine owns all of its state: everything happens
-// in jobs posted to its mailbox. Calls that block are made by four workers: change
-// (the switch's tables, in order; see change.go), inject (frames), look (routes) and
-// guard (the host's).
+// in jobs posted to its mailbox. Calls that block are made by five workers: change
+// (the switch's tables, in order; see change.go), inject (frames), look (routes),
+// guard (the host's) and health.worker (counters).
 type loop struct {
 	cfg    HostConfig
 	limits limits
@@ -48,6 +48,7 @@ type loop struct {
 	old     []RuleStat
 	base    baseState
 
+	health    healthState
 	detaching []detaching // Detach calls that wait
 	addr      netip.Addr  // ours, offered to peers; invalid = none
 }
@@ -107,11 +108,12 @@ func newLoop(cfg HostConfig, c *codec, dp Datapath) *loop {
 		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
 	}
 	l.base.init()
+	l.health = healthState{worker: newWorker(), lag: healthLag}
 	l.box.post(l.begin)
 	return l
 }
 
-func (l *loop) workers() []*worker { return []*worker{l.inject, l.look, l.guard} }
+func (l *loop) workers() []*worker { return []*worker{l.inject, l.look, l.guard, l.health.worker} }
 
 // stop ends all goroutines and closes the datapath.
 func (l *loop) stop() error {

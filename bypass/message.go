@@ -32,12 +32,13 @@ const (
 	msgWant      // higher to lower PeerID: challenge me, I am ready now
 	msgAlive     // these transactions are active here: say Close for those that you do not know
 	msgSync      // tell me which are
+	msgCounters  // so many packets went out by these transactions (health.go)
 	kinds
 )
 
 func (k kind) String() string {
 	names := [kinds]string{"?", "offer", "accept", "confirm", "done", "reject", "close", "close-ack",
-		"challenge", "response", "ready", "result", "refuse", "want", "alive", "sync"}
+		"challenge", "response", "ready", "result", "refuse", "want", "alive", "sync", "counters"}
 	if k >= kinds {
 		return "?"
 	}
@@ -55,6 +56,10 @@ type message struct {
 	Epoch     uint64 `cbor:"2,keyasint,omitempty"`
 	PeerEpoch uint64 `cbor:"3,keyasint,omitempty"`
 	Reason    Reason `cbor:"4,keyasint,omitempty"`
+	// Seq and Ack number listings of counters: the sender's, and the last of the
+	// receiver's that it had heard of when its own began.
+	Seq uint64 `cbor:"5,keyasint,omitempty"`
+	Ack uint64 `cbor:"6,keyasint,omitempty"`
 
 	// Transactions. Flow, MACs and addresses are as the sender sees them: Src and
 	// Local are its own.
@@ -67,6 +72,7 @@ type message struct {
 	Remote netip.AddrPort `cbor:"16,keyasint,omitzero"`
 	Proof  uint64         `cbor:"17,keyasint,omitempty"`
 	IDs    []uint64       `cbor:"18,keyasint,omitempty"` // at most maxAlive
+	Counts []uint64       `cbor:"19,keyasint,omitempty"` // packets, of each of IDs
 
 	// Proof.
 	Nonce  []byte     `cbor:"20,keyasint,omitempty"` // 32 random bytes
@@ -82,8 +88,11 @@ type message struct {
 // maxMessage bounds what a peer can make us decode.
 const maxMessage = 1024
 
-// maxAlive transactions fit into one Alive.
-const maxAlive = 64
+// maxAlive transactions fit into one Alive, maxCounters into one Counters.
+const (
+	maxAlive    = 64
+	maxCounters = 48
+)
 
 var errMessage = errors.New("bypass: malformed control message")
 
@@ -149,6 +158,10 @@ func (m *message) check() error {
 		}
 		if m.Kind == msgResponse && len(m.Ports) != 2 {
 			return errors.New("ports")
+		}
+	case msgCounters:
+		if len(m.IDs) != len(m.Counts) || len(m.IDs) > maxCounters {
+			return errors.New("counters")
 		}
 	case msgReady:
 		if len(m.Ports) != 2 {

@@ -29,6 +29,8 @@ type peer struct {
 	eager   bool     // flows wait for the path to be seen to work again
 	next    *message // what it said meanwhile
 
+	health peerHealth
+
 	// Which transactions are alive (resync.go).
 	unsaid []uint64  // active ones that are still to be announced
 	asked  time.Time // when we last asked for the peer's

@@ -269,7 +269,7 @@ func (p *proof) refused(m message, now time.Time) []proofAction {
 	if m.ID != p.round || p.phase == proofNone {
 		return nil
 	}
-	return p.failQuietly(m.Reason, now)
+	return p.failQuietly(refusal(m.Reason), now)
 }
 
 // conclude makes the proof fresh when both ends' halves are good. A path that is too

@@ -20,45 +20,101 @@ func (s State) String() string {
 // with a flow that is bypassed or on its way there.
 type Reason uint8
 
-// Reasons. String says each in words, Remedy what would have to change.
+// Reasons. String says each in words, Remedy what would have to change; docs/reasons.md
+// lists them all, with the tests that reach them.
 const (
+	// ReasonNone: it is bypassed, or on its way there.
 	ReasonNone Reason = iota
+	// ReasonNoHost: the Network was made without a Host (by the Network).
 	ReasonNoHost
+	// ReasonPolicy: our policy does not allow it, or no longer (by the end whose policy
+	// it is).
 	ReasonPolicy
+	// ReasonPeerPolicy: the peer said ReasonPolicy (by the other end).
 	ReasonPeerPolicy
+	// ReasonThreshold: it has not sent Verdict.After bytes (by the Network).
 	ReasonThreshold
+	// ReasonProtocol: it is not one that can be bypassed (by Classifier and Network).
 	ReasonProtocol
+	// ReasonFragment: fragments have no ports (by Classifier).
 	ReasonFragment
+	// ReasonTagged: the frame has a VLAN tag (by Classifier).
 	ReasonTagged
+	// ReasonMalformed: the frame's headers are cut off or lie (by Classifier).
 	ReasonMalformed
+	// ReasonNoPeer: nobody announced the destination, or its peer was removed (by the
+	// Network, and by the end that removed the peer).
 	ReasonNoPeer
+	// ReasonLinkDown: the peer cannot be asked or told (by the end that would).
 	ReasonLinkDown
+	// ReasonUntrusted: an underlay address is outside of Trust (by either end, to both).
 	ReasonUntrusted
+	// ReasonDomain: the ends' Trust.Domain differ (by either end, to both).
 	ReasonDomain
+	// ReasonSameHost: both ends have one underlay address, or the endpoints one node (by
+	// either end, to both, and by the Network).
 	ReasonSameHost
+	// ReasonNoRoute: there is no usable way to the peer's address, or it has just changed
+	// (by either end, to both).
 	ReasonNoRoute
+	// ReasonProving: a round of proof is under way, or was ended for a new one (by
+	// either end).
 	ReasonProving
+	// ReasonProofTimeout: probes get no answer, or no longer (by either end, to both).
 	ReasonProofTimeout
+	// ReasonProofHops: probes arrive with a lower TTL than Trust.MaxHops allows (by the
+	// end at which they arrive, to both).
 	ReasonProofHops
+	// ReasonProofRTT: probes take longer than Trust.MaxRTT (by the prober, to both).
 	ReasonProofRTT
+	// ReasonProofNAT: probes arrive from another address than they were sent from (by the
+	// end at which they arrive, to both).
 	ReasonProofNAT
+	// ReasonProofTCP: only probes over UDP are answered (by the prober, to both).
 	ReasonProofTCP
+	// ReasonHostStack: a probe was answered by RST (by the prober, to both).
 	ReasonHostStack
+	// ReasonGuard: Underlay.Guard failed (by the end where it did, to both).
 	ReasonGuard
+	// ReasonMTU: full-size probes do not pass (by either end).
 	ReasonMTU
+	// ReasonSwitch: Datapath refused a change (by the end whose it is).
 	ReasonSwitch
+	// ReasonSwitchDown: Datapath is away, or did not confirm a change (by the end whose it
+	// is, and to a peer that wants the path proven).
 	ReasonSwitchDown
+	// ReasonPorts: no pair of ports is free, too many flows are known, or the peer
+	// proposed ports that are no flow's (by the responder, to both, or the initiator).
 	ReasonPorts
+	// ReasonPortRange: the peer's probe ports are not in our range (by either end, to both).
 	ReasonPortRange
+	// ReasonPeerFailed: the peer said that its switch failed, gave no reason, or one that
+	// this end does not know (by the other end).
 	ReasonPeerFailed
+	// ReasonTimeout: the peer did not answer an Offer, an Accept, a Confirm, a Close or a
+	// Challenge (by the end that waited).
 	ReasonTimeout
+	// ReasonGlare: both ends offered, and the lower PeerID's offer goes on (by either end).
 	ReasonGlare
+	// ReasonIdle: the outbound rule was not hit for Verdict.Idle (by the end whose rule it is).
 	ReasonIdle
+	// ReasonPeerClosed: the peer closed the bypass for another reason than its policy, or
+	// left, or removed us (by the other end).
 	ReasonPeerClosed
+	// ReasonPeerRestarted: messages come from a new run of the peer (by the other end).
 	ReasonPeerRestarted
+	// ReasonFlowLost: a rule vanished or the switch restarted (by the end whose rule it is).
 	ReasonFlowLost
+	// ReasonFlowBroken: packets leave one end and none arrives at the other, though probes
+	// pass (by the end where they should arrive, to both; see health.go).
+	ReasonFlowBroken
+	// ReasonDetached: the endpoint is not attached, is being detached, or is not where it
+	// was (by the end that sees it, and to the peer that offers).
 	ReasonDetached
+	// ReasonShutdown: the Network leaves its Host (by the end that leaves).
 	ReasonShutdown
+	// ReasonBackoff: an earlier bypass of the flow is still being taken down (by the
+	// responder, to the initiator).
 	ReasonBackoff
 	reasons
 )
@@ -99,9 +155,10 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonPeerClosed:    {"the peer took the bypass down", "see the peer's reason"},
 	ReasonPeerRestarted: {"the peer restarted", "wait; it is tried again"},
 	ReasonFlowLost:      {"its rules vanished from the switch", "see who else programs the switch"},
+	ReasonFlowBroken:    {"the path drops this flow's packets though probes pass", "look for a broken link among those that the provider spreads flows over; it is tried again between other ports"},
 	ReasonDetached:      {"its endpoint was detached or moved", ""},
 	ReasonShutdown:      {"this node is shutting down", ""},
-	ReasonBackoff:       {"a bypass failed recently; the next try is due later", "wait"},
+	ReasonBackoff:       {"an earlier bypass of it is still being taken down", "wait"},
 }
 
 // String says the reason in words; "" for ReasonNone.
@@ -122,10 +179,25 @@ func peersReason(r Reason) Reason {
 	return r
 }
 
+// refusal is what it means to us that the peer will not prove the path: what is said of
+// the path, or of a host, is true for both ends.
+func refusal(r Reason) Reason {
+	switch r {
+	case ReasonPolicy:
+		return ReasonPeerPolicy
+	case ReasonNoPeer, ReasonShutdown:
+		return ReasonPeerClosed
+	}
+	return r
+}
+
+// closeReason is what the reason of a peer's Close means to us.
 func closeReason(r Reason) Reason {
 	switch r {
 	case ReasonPolicy, ReasonIdle:
 		return peersReason(r)
+	case ReasonFlowBroken: // no end's doing
+		return r
 	}
 	return ReasonPeerClosed
 }

@@ -15,8 +15,9 @@ const bundleFlags = ofp.BundleAtomic | ofp.BundleOrdered
 // told to commit, the error matches both ctx's and ErrUnconfirmed. Several Apply may
 // be under way at once, each in a bundle of its own.
 func (c *Conn) Apply(ctx context.Context, mods []Mod) error {
-	var err error
+	err := CheckMods(mods)
 	switch {
+	case err != nil:
 	case len(mods) == 0:
 		return nil
 	case len(mods) == 1:

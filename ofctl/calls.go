@@ -168,7 +168,9 @@ func (c *Conn) dispatch(xid uint32, m any) {
 		c.reply(xid, m, !m.More)
 	case ofp.Part[Port]:
 		c.reply(xid, m, !m.More)
-	case ofp.FeaturesReply, ofp.BarrierReply, ofp.BundleControl:
+	case ofp.Part[Meter]:
+		c.reply(xid, m, !m.More)
+	case ofp.MeterFeatures, ofp.FeaturesReply, ofp.BarrierReply, ofp.BundleControl:
 		c.reply(xid, m, true)
 	}
 }

@@ -186,6 +186,11 @@ func (c *Conn) introduce(ctx context.Context) error {
 	if c.features.Capabilities, err = c.probe(ctx); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
+	meters, err := c.probeMeters(ctx)
+	if err != nil {
+		return fmt.Errorf("probe: meters: %w", err)
+	}
+	c.features.Capabilities |= meters
 	return nil
 }
 

@@ -65,6 +65,8 @@ func (s *scripted) serve() {
 		case ofp.BundleControl:
 			m.Type++
 			s.send(xid, m)
+		case ofp.MeterFeaturesRequest:
+			s.send(xid, ofp.MeterFeatures{MaxMeters: 9, Bands: 1 << bandDrop, Capabilities: meterPackets, MaxBands: 1})
 		case FlowFilter:
 			s.send(xid, ofp.Part[FlowStat]{Items: []FlowStat{{Packets: 1}}, More: true})
 			s.send(xid, ofp.Part[FlowStat]{Items: []FlowStat{{Packets: 2}}})
@@ -86,7 +88,7 @@ func TestHandshake(t *testing.T) {
 		c, _, err := newScripted(t, Config{}, nil)
 		require.NoError(t, err)
 		require.Equal(t, Features{DatapathID: 7, Tables: 9,
-			Capabilities: CapBundle | CapFragMatch | CapPortMask | CapCheckPktLarger | CapTTLMatch | CapTether}, c.Features())
+			Capabilities: CapBundle | CapFragMatch | CapPortMask | CapCheckPktLarger | CapTTLMatch | CapTether | CapMeter}, c.Features())
 		stats, err := c.Flows(t.Context(), AllFlows)
 		require.NoError(t, err)
 		require.Len(t, stats, 2, "both parts")
@@ -129,7 +131,7 @@ func TestSwitchWithoutExtensions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m any) bool {
 			switch m.(type) {
-			case ofp.BundleControl, ofp.BundleAdd:
+			case ofp.BundleControl, ofp.BundleAdd, ofp.MeterFeaturesRequest:
 				s.send(xid, &SwitchError{Type: ErrTypeBadRequest, Code: 3})
 				return true
 			}

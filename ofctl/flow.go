@@ -14,8 +14,9 @@ type Flow struct {
 	Match           Match
 
 	// The instructions, in the order in which a switch executes them (OpenFlow
-	// 1.3.5, section 5.9): Apply now; empty the action set; add Write to the action
+	// 1.3.5, section 5.9): go on only as the Meter allows; Apply now; empty the action set; add Write to the action
 	// set (executed when the pipeline ends); go to a later table.
+	Meter    uint32 // ID; 0 = none
 	Apply    []Action
 	Clear    bool
 	Write    []Action
@@ -66,7 +67,7 @@ const (
 	DeleteStrict
 )
 
-// Mod is a FlowMod or a GroupMod: one step of a bundle.
+// Mod is a FlowMod, a GroupMod or a MeterMod: one step of a bundle.
 type Mod interface {
 	// String is the step as a line of a file for ovs-ofctl bundle.
 	String() string

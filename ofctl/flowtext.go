@@ -40,6 +40,9 @@ func (f Flow) head(cookieMask string) []string {
 // instructions is the flow's instructions in the words of actions=.
 func (f Flow) instructions() string {
 	words := actionWords(f.Apply)
+	if f.Meter != 0 {
+		words = append([]string{"meter:" + strconv.FormatUint(uint64(f.Meter), 10)}, words...)
+	}
 	if f.Clear {
 		words = append(words, "clear_actions")
 	}

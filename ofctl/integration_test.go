@@ -113,7 +113,7 @@ func TestIntegrationModTexts(t *testing.T) {
 func TestIntegrationCapabilities(t *testing.T) {
 	s, c := dial(t)
 	f := c.Features()
-	require.True(t, f.Capabilities.Has(ofctl.CapBundle|ofctl.CapFragMatch|ofctl.CapPortMask|ofctl.CapCheckPktLarger|ofctl.CapTTLMatch|ofctl.CapTether))
+	require.True(t, f.Capabilities.Has(ofctl.CapBundle|ofctl.CapFragMatch|ofctl.CapPortMask|ofctl.CapCheckPktLarger|ofctl.CapTTLMatch|ofctl.CapTether|ofctl.CapMeter))
 	require.EqualValues(t, 254, f.Tables)
 	require.NotZero(t, f.DatapathID)
 	require.Empty(t, s.DumpFlows("br0"), "probing touches no table")

@@ -62,7 +62,7 @@ type Switch interface {
 	// Features is what the switch said of itself when the connection was made,
 	// and what probing it showed.
 	Features() Features
-	// Apply sends mods as one atomic bundle, in order, and waits for the switch's
+	// Apply sends mods (a MeterMod alone) as one atomic bundle, in order, and waits for the switch's
 	// confirmation: all of them are in its tables, or (error) none is. Confirmed is
 	// not yet in the datapath: Open vSwitch's caches lag its tables.
 	Apply(ctx context.Context, mods []Mod) error
@@ -70,6 +70,8 @@ type Switch interface {
 	Flows(ctx context.Context, filter FlowFilter) ([]FlowStat, error)
 	// Groups dumps all groups.
 	Groups(ctx context.Context) ([]Group, error)
+	// Meters dumps all meters.
+	Meters(ctx context.Context) ([]Meter, error)
 	// Ports lists the switch's ports, LOCAL included.
 	Ports(ctx context.Context) ([]Port, error)
 	// PacketOut sends a frame out of the switch. It returns when it is written, not
@@ -103,6 +105,7 @@ const (
 	CapCheckPktLarger                          // check_pkt_larger action
 	CapTTLMatch                                // NXM_NX_IP_TTL
 	CapTether                                  // Tether
+	CapMeter                                   // Meter
 )
 
 // Has tells whether all of want are in c.

@@ -194,7 +194,7 @@ func (f *Flow) same(o *Flow) bool {
 
 func (f *Flow) sameInstructions(o *Flow) bool {
 	fm, om := f.Metadata, o.Metadata
-	return f.Goto == o.Goto && f.Clear == o.Clear &&
+	return f.Meter == o.Meter && f.Goto == o.Goto && f.Clear == o.Clear &&
 		fm.Mask == om.Mask && fm.Value&fm.Mask == om.Value&om.Mask &&
 		sameActions(f.Apply, o.Apply) && sameActions(f.Write, o.Write)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // Encode appends m as OpenFlow 1.3 messages with this xid to b. m is a FlowMod,
-// GroupMod, FlowFilter (a flow-stats request), PacketIn, PacketOut, FlowRemoved,
+// GroupMod, MeterMod, FlowFilter (a flow-stats request), PacketIn, PacketOut, FlowRemoved,
 // PortStatus or *SwitchError, or a message of ofctl's internals. Matches and
 // actions are checked: an error says what is missing, and b is unchanged.
 //
@@ -21,6 +21,8 @@ func Encode(b []byte, xid uint32, m any) ([]byte, error) {
 		return encodeParts(b, xid, ofp.MultipartFlow, m, appendFlowStat)
 	case ofp.Part[Group]:
 		return encodeParts(b, xid, ofp.MultipartGroupDesc, m, appendGroupDesc)
+	case ofp.Part[Meter]:
+		return encodeParts(b, xid, ofp.MultipartMeterConfig, m, appendMeterConfig)
 	case ofp.Part[Port]:
 		return encodeParts(b, xid, ofp.MultipartPortDesc, m, func(b []byte, p *Port) ([]byte, error) {
 			return appendPort(b, p), nil
@@ -55,6 +57,12 @@ func appendBody(b []byte, xid uint32, m any) (typ uint8, _ []byte, err error) {
 	case GroupMod:
 		b, err = appendGroupMod(b, &m)
 		return ofp.TypeGroupMod, b, err
+	case MeterMod:
+		b, err = appendMeterMod(b, &m)
+		return ofp.TypeMeterMod, b, err
+	case ofp.MeterConfigRequest, ofp.MeterFeaturesRequest, ofp.MeterFeatures:
+		typ, b = appendMeterRequest(b, m)
+		return typ, b, nil
 	case PacketIn:
 		b, err = appendPacketIn(b, &m)
 		return ofp.TypePacketIn, b, err
@@ -189,6 +197,8 @@ func decodeBody(h ofp.Header, c *ofp.Cursor) (any, error) {
 		return decodeFlowMod(c)
 	case ofp.TypeGroupMod:
 		return decodeGroupMod(c)
+	case ofp.TypeMeterMod:
+		return decodeMeterMod(c)
 	case ofp.TypeMultipartRequest:
 		return decodeMultipartRequest(h, c)
 	case ofp.TypeMultipartReply:

@@ -177,6 +177,10 @@ func appendInstructions(b []byte, f *Flow) []byte {
 		b = appendActions(b, as)
 		be.PutUint16(b[start+2:], uint16(len(b)-start))
 	}
+	if f.Meter != 0 {
+		b = be.AppendUint32(b, instrMeter<<16|8)
+		b = be.AppendUint32(b, f.Meter)
+	}
 	if len(f.Apply) > 0 {
 		actions(instrApply, f.Apply)
 	}
@@ -242,6 +246,8 @@ func takeInstruction(typ uint16, c *ofp.Cursor, f *Flow) (unknown bool, err erro
 		f.Apply, unknown, err = takeActions(c)
 	case instrClear:
 		f.Clear = true
+	case instrMeter:
+		f.Meter = c.U32()
 	default:
 		unknown = true
 	}

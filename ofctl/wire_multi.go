@@ -114,6 +114,13 @@ func decodeMultipartRequest(h ofp.Header, c *ofp.Cursor) (any, error) {
 		return ofp.GroupDescRequest{}, nil
 	case ofp.MultipartPortDesc:
 		return ofp.PortDescRequest{}, nil
+	case ofp.MultipartMeterConfig:
+		id := c.U32()
+		if c.Skip(4); id == MeterAll {
+			return ofp.MeterConfigRequest{}, nil
+		}
+	case ofp.MultipartMeterFeatures:
+		return ofp.MeterFeaturesRequest{}, nil
 	case ofp.MultipartFlow:
 		f := FlowFilter{Table: c.U8()}
 		c.Skip(3 + 4 + 4 + 4)
@@ -142,6 +149,10 @@ func decodeMultipartReply(h ofp.Header, c *ofp.Cursor) (any, error) {
 		return decodePart(c, more, takeGroupDesc)
 	case ofp.MultipartPortDesc:
 		return decodePart(c, more, takePort)
+	case ofp.MultipartMeterConfig:
+		return decodePart(c, more, takeMeterConfig)
+	case ofp.MultipartMeterFeatures:
+		return takeMeterFeatures(c), nil
 	}
 	return ofp.Unknown{Type: h.Type, Body: whole.Rest()}, nil
 }

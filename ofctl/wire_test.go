@@ -73,7 +73,7 @@ func everyMessage() []any {
 	flow := Flow{Table: 1, Priority: 2, Cookie: 3, IdleTimeout: 4, HardTimeout: 5, SendFlowRemoved: true, Match: match,
 		Apply: []Action{Output{Port: PortController, MaxLen: 9}, ToGroup{ID: 3}, SetField{IPv4Dst(Host(netip.MustParseAddr("1.2.3.4")))},
 			PushVLAN{}, PopVLAN{}, DecTTL{}, Tether{Table: 20, Cookie: 0x7661}},
-		Clear: true, Write: []Action{Output{Port: 7}}, Metadata: MetadataWrite{1, 3}, Goto: 9}
+		Meter: 0x7661, Clear: true, Write: []Action{Output{Port: 7}}, Metadata: MetadataWrite{1, 3}, Goto: 9}
 	group := Group{ID: 5, Type: GroupFastFailover, Buckets: []Bucket{{Weight: 1, WatchPort: 2, WatchGroup: 3, Actions: []Action{Output{Port: 4}}}, {}}}
 	port := Port{No: 3, Name: "vias-h1c1", MAC: [6]byte{2, 1}, Down: true, NoLink: true}
 	return []any{
@@ -83,6 +83,9 @@ func everyMessage() []any {
 		FlowMod{Command: Add, Flow: flow}, FlowMod{Command: ModifyStrict, Flow: flow, CookieMask: 7},
 		FlowMod{Command: Delete, Flow: Flow{Table: TableAll, Cookie: 1, Match: match}, CookieMask: 1},
 		GroupMod{Command: Modify, Group: group}, GroupMod{Command: Delete, Group: Group{ID: 9}},
+		MeterMod{Command: Modify, Meter: Meter{ID: 7, Rate: 8, Burst: 9}}, MeterMod{Command: Delete, Meter: Meter{ID: MeterAll}},
+		ofp.MeterConfigRequest{}, ofp.MeterFeaturesRequest{}, ofp.MeterFeatures{MaxMeters: 1, Bands: 2, Capabilities: 3, MaxBands: 4, MaxColor: 5},
+		ofp.Part[Meter]{Items: []Meter{{ID: 7, Rate: 8, Burst: 9}, {ID: 8, Rate: 1}, {ID: 9}}},
 		ofp.BundleAdd{ID: 1, Flags: 3, Mod: FlowMod{Flow: flow}}, ofp.BundleAdd{ID: 1, Flags: 3, Mod: GroupMod{Group: group}},
 		FlowFilter{Table: 3, Cookie: 1, CookieMask: 1, Match: match},
 		ofp.Part[FlowStat]{More: true, Items: []FlowStat{{Flow: flow, Packets: 1, Bytes: 2, AgeSeconds: 3, AgeNanosecs: 4}, {}}},

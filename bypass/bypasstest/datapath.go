@@ -186,7 +186,7 @@ func (c *conn) Rules(ctx context.Context) ([]bypass.RuleStat, error) {
 		if err := c.usableLocked(); err != nil {
 			return err
 		}
-		list = c.s.statsLocked(time.Now())
+		list = c.s.statsLocked(time.Now(), c.s.lag)
 		return nil
 	})
 	if err != nil {

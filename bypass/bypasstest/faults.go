@@ -20,6 +20,7 @@ type faults struct {
 	stalled     bool
 	waiting     []*request
 	staleFor    time.Duration
+	lag         time.Duration
 }
 
 // request is a call that waits for a stalled switch.

@@ -153,7 +153,7 @@ func (s *Switch) Counters() Counters {
 func (s *Switch) Rules() []bypass.RuleStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.statsLocked(time.Now())
+	return s.statsLocked(time.Now(), s.lag)
 }
 
 // Leases lists what is left of the live leases, by peer and protocol.
@@ -220,7 +220,7 @@ func (s *Switch) receive(frame []byte) {
 func (s *Switch) executeLocked(d decision, frame []byte) func() {
 	c := &s.counters
 	if d.rule != nil {
-		d.rule.hit(len(frame))
+		d.rule.hit(len(frame), s.lag)
 	}
 	switch d.verdict {
 	case toWire:

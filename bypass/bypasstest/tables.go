@@ -81,12 +81,14 @@ type rule struct {
 	bypass.Rule
 	epoch          uint16
 	packets, bytes uint64
+	shown          shownCounts
 	lastHit        time.Time
 	hardEnd        time.Time // zero = never
 	timer          *time.Timer
 }
 
-func (r *rule) hit(n int) {
+func (r *rule) hit(n int, lag time.Duration) {
+	r.collect(time.Now(), lag)
 	r.packets++
 	r.bytes += uint64(n)
 	r.lastHit = time.Now()
@@ -265,12 +267,14 @@ func (t *tables) listener(now time.Time, p Packet) *rule {
 	return r
 }
 
-// statsLocked lists the live rules by epoch, direction and ID.
-func (t *tables) statsLocked(now time.Time) []bypass.RuleStat {
+// statsLocked lists the live rules by epoch, direction and ID, with the counters that
+// they show when these lag.
+func (t *tables) statsLocked(now time.Time, lag time.Duration) []bypass.RuleStat {
 	list := make([]bypass.RuleStat, 0, len(t.rules))
 	for _, r := range t.rules {
 		if r.hardEnd.IsZero() || r.hardEnd.After(now) {
-			list = append(list, bypass.RuleStat{Epoch: r.epoch, Rule: r.Rule, Packets: r.packets, Bytes: r.bytes})
+			packets, bytes := r.counts(now, lag)
+			list = append(list, bypass.RuleStat{Epoch: r.epoch, Rule: r.Rule, Packets: packets, Bytes: bytes})
 		}
 	}
 	slices.SortFunc(list, func(a, b bypass.RuleStat) int {

@@ -12,7 +12,7 @@ import (
 )
 
 // Config says which switch to program and what of it is ours. Tables, cookies,
-// priorities and group IDs are the host's to give: nothing else in the switch is
+// priorities, group and meter IDs are the host's to give: nothing else in the switch is
 // read, changed or relied on, but NORMAL forwarding.
 type Config struct {
 	// Dial connects to the switch. It is called again whenever the connection is
@@ -33,6 +33,9 @@ type Config struct {
 	CookieTag uint16
 	// GroupBase is the first of 65,536 group IDs that are ours; 0 = 0x76610000.
 	GroupBase uint32
+	// MeterBase is the first of two meter IDs that are ours, if the switch has meters;
+	// 0 = 0x7661.
+	MeterBase uint32
 	// RetryMin and RetryMax bound the wait between attempts to connect; 0 = 100 ms
 	// and 5 s.
 	RetryMin, RetryMax time.Duration
@@ -66,6 +69,9 @@ func (c Config) withDefaults() Config {
 	if c.GroupBase == 0 {
 		c.GroupBase = 0x7661_0000
 	}
+	if c.MeterBase == 0 {
+		c.MeterBase = 0x7661
+	}
 	if c.RetryMin <= 0 {
 		c.RetryMin = 100 * time.Millisecond
 	}
@@ -91,6 +97,8 @@ func (c Config) check() error {
 			c.InboundTable, c.OutboundTable, c.tetherTable())
 	case c.Priority <= guardBelow || c.Priority > 0xffff-listenAbove:
 		return fmt.Errorf("ofpath: config: priority %d leaves no room for guard and listen rules", c.Priority)
+	case c.MeterBase > 0xffff_0000-meterCount: // where OpenFlow's numbers end
+		return fmt.Errorf("ofpath: config: there are no %d meter IDs from %#x on", meterCount, c.MeterBase)
 	case c.GroupBase > 0xffff_ff00-groupCount:
 		return fmt.Errorf("ofpath: config: there are no %d group IDs from %#x on", groupCount, c.GroupBase)
 	}

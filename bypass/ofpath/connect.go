@@ -105,7 +105,7 @@ func (d *datapath) compare(sw ofctl.Switch, e echo) (fresh bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	moved := uplink != d.layout.uplink
-	d.layout.uplink = uplink
+	d.layout.uplink, d.layout.metered = uplink, sw.Features().Capabilities.Has(ofctl.CapMeter)
 	if uplink == 0 {
 		d.cfg.Logger.Error("the switch has no such port", "uplink", d.cfg.Uplink)
 	}

@@ -49,7 +49,7 @@ func TestCost(t *testing.T) {
 		}})
 		r.up(true)
 		require.NoError(t, r.dp.Set(t.Context(), base()))
-		require.Equal(t, 1+3+2+2, count.take(), "group, misses, workload, guard")
+		require.Equal(t, 2+1+3+2+2, count.take(), "meters, group, misses, workload, guard")
 		for n := range 5000 {
 			require.NoError(t, r.dp.Apply(t.Context(), change(n)))
 		}

@@ -138,6 +138,11 @@ func (d *datapath) Set(ctx context.Context, b bypass.Base) error {
 	}
 	fresh := l.epoch != b.Epoch
 	l.epoch, l.ports = b.Epoch, b.Ports
+	if b.Lease > 0 {
+		if err := d.setMeters(ctx, sw, l, true); err != nil {
+			return err
+		}
+	}
 	mods, err := setMods(ctx, sw, l, b)
 	if err != nil {
 		return convert("set", err)
@@ -164,6 +169,9 @@ func (d *datapath) Set(ctx context.Context, b bypass.Base) error {
 		d.installed = newIndex() // rules of another epoch are not ours to miss
 		clear(d.held)
 		d.mu.Unlock()
+	}
+	if b.Lease == 0 {
+		return d.setMeters(ctx, sw, l, false)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@
 //	  cookie=0x7661004d00000005, hard_timeout=30, priority=300,tcp,in_port=1,vlan_tci=0x0000/0x1fff,    inbound gate
 //	      nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=0xf000/0xf000 actions=goto_table:10
 //	  cookie=0x7661004d00000000, hard_timeout=60, priority=290,tcp,in_port=1,                           guard
-//	      nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=0xf000/0xf000 actions=CONTROLLER:64                    (and udp)
+//	      nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=0xf000/0xf000 actions=meter:30305,CONTROLLER:64        (and udp)
 //	  priority=0 actions=NORMAL                                                                         the host's own
 //	table 10: inbound rules
 //	  cookie=0x7661004d00000005, send_flow_rem priority=100,tcp,in_port=1,
@@ -27,7 +27,7 @@
 //	      actions=set_field:02:0b:00:00:00:01->eth_src,set_field:02:0a:00:00:00:01->eth_dst,
 //	      set_field:192.168.7.9->ip_src,set_field:192.168.7.1->ip_dst,
 //	      set_field:80->tcp_src,set_field:20291->tcp_dst,output:3
-//	  cookie=0x7661004d00000000, hard_timeout=60, priority=0 actions=CONTROLLER:64                      orphan
+//	  cookie=0x7661004d00000000, hard_timeout=60, priority=0 actions=meter:30305,CONTROLLER:64          orphan
 //	table 20: outbound rules only write down what would be done
 //	  cookie=0x7661004d00000005, idle_timeout=60, send_flow_rem priority=100,tcp,in_port=3,
 //	      dl_src=02:0a:00:00:00:01,dl_dst=02:0b:00:00:00:01,
@@ -45,11 +45,17 @@
 //	      learn(table=10,delete_learned,cookie=0x7661004d00000005)
 //	group_id=1986068481,type=indirect,bucket=actions=set_field:02:0c:00:00:00:01->eth_src,
 //	    set_field:02:0c:00:00:00:02->eth_dst,output:1                                                   next hop
+//	meter=30305 pktps burst stats bands=type=drop rate=100 burst_size=100                               orphans, guard
+//	meter=30306 pktps burst stats bands=type=drop rate=2000 burst_size=2000                             probes
 //
 // The outbound gate has no instruction, which ovs-ofctl prints as drop: the pipeline
 // ends there, and the action set is executed as the exact rule wrote it. Where there
 // is no gate, the frame goes on unchanged and the action set is thrown away. Listen
-// rules stand above the gates, with priority 310 and CONTROLLER:65535.
+// rules stand above the gates, with priority 310 and meter:30306,CONTROLLER:65535.
+//
+// The meters bound what packets cost that anybody on the provider's network can send and
+// that go up to us. They are no part of bundles: Set makes them before the flows that name
+// them. A switch without meters does without.
 //
 // The tether is never executed. It is there for what Open vSwitch does when it goes, by
 // its time-out too: it deletes all flows of these tables with that cookie, unless
@@ -75,16 +81,17 @@
 // # What a dead process leaves
 //
 // Gates, tethers and with these the rules go with their leases; misses, workloads and
-// guard with Base.Lease. Then nothing is left but groups that no flow refers to.
-// OpenFlow's groups have no time-out: the first Set of the next run deletes those that it
-// does not need. Rules that were added before their peer's first lease would stay; whoever
-// applies changes puts the lease into the same one, or an earlier one.
+// guard with Base.Lease. Then nothing is left but groups and meters that no flow
+// refers to. They have no time-out: the first Set of the next run deletes the groups that
+// it does not need, and takes over the meters. Rules that were added before their peer's
+// first lease would stay; whoever applies changes puts the lease into the same one, or an
+// earlier one.
 //
 // # Who else may program the switch
 //
-// Flows with another cookie tag and groups outside of 65,536 IDs are never touched. A
-// flow of the host's own with a higher priority in table 0 comes first; workloads and
-// the overlay's TAP must be kept apart from the uplink by VLAN tags, because what is
-// not bypassed is forwarded by NORMAL. Fragments have no ports to match on (Open
+// Flows with another cookie tag, groups outside of 65,536 IDs and meters outside of two
+// are never touched. A flow of the host's own with a higher priority in table 0 comes
+// first; workloads and the overlay's TAP must be kept apart from the uplink by VLAN tags,
+// because what is not bypassed is forwarded by NORMAL. Fragments have no ports to match on (Open
 // vSwitch's default fragment handling): no rule, gate or guard takes them.
 package ofpath

@@ -19,10 +19,11 @@ const (
 // layout turns what a Datapath is told into flows. It depends on nothing but its
 // fields.
 type layout struct {
-	cfg    Config
-	epoch  uint16
-	ports  bypass.PortRange
-	uplink uint32
+	cfg     Config
+	epoch   uint16
+	ports   bypass.PortRange
+	uplink  uint32
+	metered bool // the switch has meters
 }
 
 // cookie is tag(16) | epoch(16) | whose(32): of a rule, gate or tether the peer's
@@ -142,7 +143,7 @@ func (l layout) listen(r bypass.Rule) ofctl.Flow {
 	}
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority + listenAbove, Cookie: l.cookie(listening),
-		HardTimeout: seconds(r.Hard), SendFlowRemoved: true, Match: m,
+		HardTimeout: seconds(r.Hard), SendFlowRemoved: true, Match: m, Meter: l.meter(meterProbes),
 		Apply: []ofctl.Action{ofctl.ToController(whole)},
 	}
 }
@@ -191,7 +192,7 @@ func (l layout) reserved(p bypass.Proto) ofctl.Field {
 func (l layout) base(b bypass.Base) []ofctl.Flow {
 	hard := seconds(b.Lease)
 	flows := []ofctl.Flow{
-		{Table: l.cfg.InboundTable, Apply: []ofctl.Action{ofctl.ToController(headersOnly)}},
+		{Table: l.cfg.InboundTable, Meter: l.meter(meterOdd), Apply: []ofctl.Action{ofctl.ToController(headersOnly)}},
 		{Table: l.cfg.OutboundTable, Apply: []ofctl.Action{ofctl.Normal()}},
 		{Table: l.cfg.gateTable(), Apply: []ofctl.Action{ofctl.Normal()}, Clear: true},
 	}
@@ -233,6 +234,7 @@ func (l layout) guard(g bypass.AddrPair, p bypass.Proto) ofctl.Flow {
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority - guardBelow,
 		Match: ip(p, ofctl.InPort(l.uplink), src(g.Remote), dst(g.Local), l.reserved(p)),
+		Meter: l.meter(meterOdd),
 		Apply: []ofctl.Action{ofctl.ToController(headersOnly)},
 	}
 }

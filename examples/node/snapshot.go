@@ -103,7 +103,7 @@ func (n *node) flows(ctx context.Context) []nodeapi.Flow {
 	asked := false
 	for f := range n.network.Flows() {
 		s := nodeapi.Flow{
-			Flow: f.Flow.String(), Peer: f.Peer, State: f.State.String(), Since: f.Since,
+			Flow: f.Flow.String(), Peer: f.Peer, State: f.State.String(), Since: f.Since, RetryAt: f.RetryAt,
 			Local: f.Local, Remote: f.Remote, OverlayBytes: f.Sent.Bytes + f.Received.Bytes,
 		}
 		if f.State != bypass.Bypassed {

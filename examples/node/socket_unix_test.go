@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -132,6 +133,32 @@ func TestStatus(t *testing.T) {
 	s, err = c.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, nodecfg.Policy{Rules: []nodecfg.Rule{{Port: 80, Action: nodecfg.Bypass}}}, s.Policy)
+}
+
+// Each flow says its state, why, since when, what would have to change, and when it is
+// tried next: as text and as JSON.
+func TestStatusOfFlows(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	retry := time.Now().Add(time.Hour)
+	s := &nodeapi.Status{Flows: []nodeapi.Flow{
+		{Flow: "tcp 10.0.0.1:1 > 10.0.0.2:2", State: "overlay", Since: since, RetryAt: retry,
+			Reason: bypass.ReasonFlowBroken.String(), Remedy: bypass.ReasonFlowBroken.Remedy()},
+		{Flow: "tcp 10.0.0.1:3 > 10.0.0.2:2", State: "bypassed", Since: since,
+			Local: netip.MustParseAddrPort("10.1.0.1:61440"), Remote: netip.MustParseAddrPort("10.1.0.2:61441")},
+	}}
+	var text strings.Builder
+	require.NoError(t, printStatus(&text, s))
+	for _, want := range []string{"SINCE", "overlay   03:04:05", "bypassed  03:04:05",
+		bypass.ReasonFlowBroken.String() + " (" + bypass.ReasonFlowBroken.Remedy() + "); next try at " + retry.Format(time.TimeOnly),
+		"10.1.0.1:61440 > 10.1.0.2:61441"} {
+		require.Contains(t, text.String(), want)
+	}
+	b, err := json.Marshal(s)
+	require.NoError(t, err)
+	for _, key := range []string{`"state":"overlay"`, `"reason":"` + bypass.ReasonFlowBroken.String(), `"remedy":"`, `"since":"2026-`, `"retry_at":"`} {
+		require.Contains(t, string(b), key)
+	}
+	require.Equal(t, 1, strings.Count(string(b), "retry_at"))
 }
 
 func TestPolicyRefused(t *testing.T) {

@@ -63,19 +63,28 @@ func printStatus(out io.Writer, s *nodeapi.Status) error {
 		}
 		fmt.Fprintf(w, "%s\t%v\t%v\t%s\n", name, e.MAC, e.IPs, ofport)
 	}
-	fmt.Fprintln(w, "\nFLOW\tSTATE\tOVERLAY\tRULES\tWHY")
+	fmt.Fprintln(w, "\nFLOW\tSTATE\tSINCE\tOVERLAY\tRULES\tWHY")
 	for _, f := range s.Flows {
-		why := f.Reason
-		if f.Remedy != "" {
-			why += " (" + f.Remedy + ")"
-		}
-		if f.Local.IsValid() {
-			why = fmt.Sprintf("%v > %v %s", f.Local, f.Remote, why)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d B\t%d B\t%s\n", f.Flow, f.State, f.OverlayBytes, f.RuleBytes, why)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d B\t%d B\t%s\n", f.Flow, f.State, f.Since.Format(time.TimeOnly), f.OverlayBytes, f.RuleBytes, why(f))
 	}
 	t := s.Stats
 	fmt.Fprintf(w, "\ndevice: %d frames out, %d in; links: %d out, %d in; refused peers %d, dropped %d\n",
 		t.DeviceOutFrames, t.DeviceInFrames, t.LinkOutDatagrams, t.LinkInDatagrams, t.Refused, t.Dropped)
 	return w.Flush()
+}
+
+// why is the ports of a bypassed flow, or what keeps a flow from being bypassed, what
+// would have to change, and when it is tried next.
+func why(f nodeapi.Flow) string {
+	words := f.Reason
+	if f.Remedy != "" {
+		words += " (" + f.Remedy + ")"
+	}
+	if time.Now().Before(f.RetryAt) {
+		words += "; next try at " + f.RetryAt.Format(time.TimeOnly)
+	}
+	if f.Local.IsValid() {
+		words = fmt.Sprintf("%v > %v %s", f.Local, f.Remote, words)
+	}
+	return words
 }

@@ -99,6 +99,8 @@ type Flow struct {
 	Reason string    `json:"reason,omitempty"`
 	Remedy string    `json:"remedy,omitempty"`
 	Since  time.Time `json:"since"`
+	// RetryAt is when a bypass is tried next; absent = as soon as the flow asks.
+	RetryAt time.Time `json:"retry_at,omitzero"`
 	// Local and Remote are the underlay's addresses and ports while bypassed.
 	Local  netip.AddrPort `json:"local,omitzero"`
 	Remote netip.AddrPort `json:"remote,omitzero"`

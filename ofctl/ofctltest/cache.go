@@ -79,7 +79,9 @@ func (r *run) replay(steps []step) {
 		case s.restore:
 			r.p, saved = saved[len(saved)-1], saved[:len(saved)-1]
 			r.dead = false
-		case !r.dead:
+		case s.meter != 0:
+			r.dead = r.dead || !r.sw.passesLocked(s.meter, r.now)
+		case s.action != nil && !r.dead:
 			r.at = s.at
 			r.primitive(s.action)
 		}

@@ -97,7 +97,7 @@ func (w *watcher) drain() []ofctl.Event {
 
 // Features is what Config said.
 func (c *Conn) Features() ofctl.Features {
-	all := ofctl.CapBundle | ofctl.CapFragMatch | ofctl.CapPortMask | ofctl.CapTTLMatch | ofctl.CapTether
+	all := ofctl.CapBundle | ofctl.CapFragMatch | ofctl.CapPortMask | ofctl.CapTTLMatch | ofctl.CapTether | ofctl.CapMeter
 	return ofctl.Features{
 		DatapathID: c.sw.cfg.DatapathID, Tables: numTables, Capabilities: all &^ c.sw.cfg.Lacks,
 	}
@@ -107,6 +107,9 @@ func (c *Conn) Features() ofctl.Features {
 // may still take effect, as ErrUnconfirmed says.
 func (c *Conn) Apply(ctx context.Context, mods []ofctl.Mod) error {
 	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("ofctltest: apply: %w", err)
+	}
+	if err := ofctl.CheckMods(mods); err != nil {
 		return fmt.Errorf("ofctltest: apply: %w", err)
 	}
 	job := c.sw.submit(c, mods)

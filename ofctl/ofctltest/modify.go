@@ -54,12 +54,17 @@ func (t *transaction) mod(m ofctl.Mod) error {
 		if err := t.sw.checkFlowMod(m, t.sw.tables.groups); err != nil {
 			return err
 		}
+		if id := m.Flow.Meter; id != 0 && m.Command < ofctl.Delete && t.sw.tables.meters[id] == nil {
+			return refuse(ofctl.ErrTypeMeterModFailed, meterModInvalid)
+		}
 		t.flowMod(m)
 	case ofctl.GroupMod:
 		if err := t.sw.checkGroupMod(m); err != nil {
 			return err
 		}
 		t.groupMod(m)
+	case ofctl.MeterMod:
+		return t.meterMod(m)
 	default:
 		return refuse(ofctl.ErrTypeFlowModFailed, flowModBadCommand)
 	}

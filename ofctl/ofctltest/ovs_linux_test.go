@@ -91,6 +91,7 @@ func (h *ovsHarness) reset() {
 		ofctl.FlowMod{Command: ofctl.Delete, Flow: ofctl.Flow{Table: ofctl.TableAll}},
 		ofctl.GroupMod{Command: ofctl.Delete, Group: ofctl.Group{ID: groupAll}},
 	}))
+	require.NoError(h.t, c.Apply(context.Background(), []ofctl.Mod{ofctl.MeterMod{Command: ofctl.Delete, Meter: ofctl.Meter{ID: ofctl.MeterAll}}}))
 	require.NoError(h.t, c.Close())
 	if h.tagged {
 		h.tagged = false

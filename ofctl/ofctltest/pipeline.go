@@ -33,7 +33,7 @@ type run struct {
 	set actionSet
 	// depth and detours count groups and returns to the first table.
 	depth, detours int
-	// dead: the frame's TTL ran out.
+	// dead: the frame's TTL ran out, or a meter dropped it.
 	dead bool
 	out  []delivery
 	// trace, if recording, gets every primitive step, for the cache.
@@ -48,6 +48,7 @@ type step struct {
 	// at is the flow that did it; hit counts it.
 	at                 *flow
 	hit, save, restore bool
+	meter              uint32 // the frame goes on if it passes; 0 = none
 }
 
 // pipeline takes the frame through the tables from id on (OpenFlow 1.3.5, section
@@ -62,6 +63,10 @@ func (r *run) pipeline(id uint8) {
 		f.hit(r.size, r.now)
 		r.at = f
 		r.record(step{at: f, hit: true})
+		if r.record(step{meter: f.Meter}); !r.sw.passesLocked(f.Meter, r.now) {
+			r.dead, r.set = true, actionSet{}
+			return
+		}
 		r.apply(f.Apply)
 		if r.dead {
 			return

@@ -31,6 +31,9 @@ func (s *Switch) Flows(ctx context.Context, filter ofctl.FlowFilter) ([]ofctl.Fl
 // Groups is as Conn's.
 func (s *Switch) Groups(ctx context.Context) ([]ofctl.Group, error) { return s.conn().Groups(ctx) }
 
+// Meters is as Conn's.
+func (s *Switch) Meters(ctx context.Context) ([]ofctl.Meter, error) { return s.conn().Meters(ctx) }
+
 // Ports is as Conn's.
 func (s *Switch) Ports(ctx context.Context) ([]ofctl.Port, error) { return s.conn().Ports(ctx) }
 

@@ -172,6 +172,8 @@ func (s *session) serve(ctx context.Context, xid uint32, m any) error {
 		return s.conn.Apply(ctx, []ofctl.Mod{m})
 	case ofctl.GroupMod:
 		return s.conn.Apply(ctx, []ofctl.Mod{m})
+	case ofctl.MeterMod:
+		return s.conn.Apply(ctx, []ofctl.Mod{m})
 	case ofctl.PacketOut:
 		if refused := s.sw.packetOut(m); refused != nil {
 			return refused
@@ -199,6 +201,14 @@ func (s *session) multipart(ctx context.Context, xid uint32, m any) error {
 			return err
 		}
 		return s.send(xid, ofp.Part[ofctl.Group]{Items: groups})
+	case ofp.MeterConfigRequest:
+		meters, err := s.conn.Meters(ctx)
+		if err != nil {
+			return err
+		}
+		return s.send(xid, ofp.Part[ofctl.Meter]{Items: meters})
+	case ofp.MeterFeaturesRequest:
+		return s.send(xid, meterFeatures(s.conn.Features()))
 	case ofp.PortDescRequest:
 		ports, err := s.conn.Ports(ctx)
 		if err != nil {

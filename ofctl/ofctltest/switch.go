@@ -83,7 +83,7 @@ func New(cfg Config) *Switch {
 		macs:  make(map[station]sighting),
 		conns: make(map[*Conn]struct{}),
 	}
-	s.tables.groups = make(map[uint32]ofctl.Group)
+	s.tables.groups, s.tables.meters = make(map[uint32]ofctl.Group), make(map[uint32]*meter)
 	s.ports[ofctl.PortLocal] = &port{Port{No: ofctl.PortLocal, Name: cfg.LocalName, MAC: cfg.LocalMAC}}
 	s.self = s.connectLocked()
 	return s
@@ -241,7 +241,7 @@ func (s *Switch) wipeLocked() {
 		f.gone = true
 		f.stopTimer()
 	}
-	s.tables = tables{groups: make(map[uint32]ofctl.Group)}
+	s.tables = tables{groups: make(map[uint32]ofctl.Group), meters: make(map[uint32]*meter)}
 	clear(s.macs)
 	clear(s.cache.decisions)
 }

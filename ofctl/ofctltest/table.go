@@ -37,7 +37,7 @@ func newFlow(f ofctl.Flow, now time.Time) *flow {
 
 // setInstructions copies f's, so that the caller keeps his slices.
 func (f *flow) setInstructions(from ofctl.Flow) {
-	f.Apply = slices.Clone(from.Apply)
+	f.Meter, f.Apply = from.Meter, slices.Clone(from.Apply)
 	f.Write = slices.Clone(from.Write)
 	f.Clear, f.Metadata, f.Goto = from.Clear, from.Metadata, from.Goto
 	f.Metadata.Value &= f.Metadata.Mask
@@ -165,10 +165,11 @@ func (t *table) all() iter.Seq[*flow] {
 	}
 }
 
-// tables is what controllers program: flows and groups.
+// tables is what controllers program: flows, groups and meters.
 type tables struct {
 	flows  [numTables]table
 	groups map[uint32]ofctl.Group
+	meters map[uint32]*meter
 	// tethers is how many there are of each.
 	tethers map[ofctl.Tether]int
 }

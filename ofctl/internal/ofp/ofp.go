@@ -36,13 +36,16 @@ const (
 	TypeBarrierRequest   = 20
 	TypeBarrierReply     = 21
 	TypeSetAsync         = 28
+	TypeMeterMod         = 29
 )
 
 // Types of multipart messages (section 7.3.5).
 const (
-	MultipartFlow      = 1
-	MultipartGroupDesc = 7
-	MultipartPortDesc  = 13
+	MultipartFlow          = 1
+	MultipartGroupDesc     = 7
+	MultipartMeterConfig   = 10
+	MultipartMeterFeatures = 11
+	MultipartPortDesc      = 13
 )
 
 // Experimenter IDs.
@@ -162,6 +165,19 @@ func AllAsync() Unknown {
 	return Unknown{Type: TypeSetAsync, Body: []byte{
 		0, 0, 0, 0x07, 0, 0, 0, 0, // packet-in: no match, action, invalid TTL
 		0, 0, 0, 0x07, 0, 0, 0, 0, // port-status: add, delete, modify
-		0, 0, 0, 0x0f, 0, 0, 0, 0, // flow-removed: idle, hard, delete, group delete
+		0, 0, 0, 0x1f, 0, 0, 0, 0, // flow-removed: idle, hard, delete, group delete
 	}}
+}
+
+// MeterConfigRequest asks for all meters.
+type MeterConfigRequest struct{}
+
+// MeterFeaturesRequest asks for a MeterFeatures.
+type MeterFeaturesRequest struct{}
+
+// MeterFeatures is what a switch's meters can do. Bands has bit n for bands of type n,
+// Capabilities is of meters' flags.
+type MeterFeatures struct {
+	MaxMeters, Bands, Capabilities uint32
+	MaxBands, MaxColor             uint8
 }
