@@ -269,7 +269,7 @@ func (l *loop) restore(now time.Time) {
 		l.setBase(nil)
 		l.flushBase()
 		for _, p := range l.peers {
-			p.leasedUntil = time.Time{}
+			clear(p.gates)
 			l.renewPeer(p, time.Now())
 		}
 	})
