@@ -24,6 +24,10 @@ func TestForeignControllerDeletesAll(t *testing.T) {
 					return p.a.status(p.flow).State != bypass.Bypassed && p.b.status(p.flow).State != bypass.Bypassed
 				})
 				require.Zero(t, p.exchange())
+				until(t, 500*time.Millisecond, "the slow half is back", func() bool {
+					_, set := n.sw.Base()
+					return set
+				})
 				p.bypassed(10 * time.Second)
 				start := time.Now()
 				for time.Since(start) < 5*time.Second {
