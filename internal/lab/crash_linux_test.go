@@ -266,6 +266,16 @@ func (s *system) standalone() string {
 	return path
 }
 
+// The end of the demo.
+func TestIntegrationSurvive(t *testing.T) {
+	s := crashes(t)
+	r, err := s.Survive(t.Context(), func(b Blow) { t.Log(b) })
+	require.NoError(t, err)
+	require.Len(t, r.Blows, 3)
+	require.Greater(t, r.Blows[2].Gap, unplugged-withdrawn, "the cut was felt")
+	r.Print(t.Output())
+}
+
 func TestIntegrationCrashUnderlay(t *testing.T) {
 	s := crashes(t)
 	t.Run("all of it", func(t *testing.T) {

@@ -40,7 +40,6 @@ type stream struct {
 type course struct {
 	name     string
 	from, to *net.TCPConn
-	chunk    int
 
 	mu       sync.Mutex // guards what follows
 	arrivals []arrival  // in order
@@ -94,15 +93,17 @@ func (l *Lab) startStream(port uint16) (*stream, error) {
 		s.close()
 		return nil, fmt.Errorf("lab: stream: %w", err)
 	}
-	s.courses = [2]*course{
-		{name: "there", from: s.client, to: s.server, chunk: streamChunk},
-		{name: "back", from: s.server, to: s.client, chunk: streamChunk},
-	}
+	s.start()
+	return s, nil
+}
+
+// start sends and receives until finish or abort.
+func (s *stream) start() {
+	s.courses = [2]*course{{name: "there", from: s.client, to: s.server}, {name: "back", from: s.server, to: s.client}}
 	for _, c := range s.courses {
 		s.wg.Go(func() { c.note(c.send(s.stop)) })
 		s.wg.Go(func() { c.note(c.receive()) })
 	}
-	return s, nil
 }
 
 // acceptFrom accepts the connection whose other end is at from.
@@ -153,7 +154,7 @@ func (s *stream) tune() error {
 func (c *course) send(stop <-chan struct{}) error {
 	var seed [32]byte
 	_, _ = rand.Read(seed[:]) // never fails (crypto/rand)
-	random, sum, b := mathrand.NewChaCha8(seed), sha256.New(), make([]byte, c.chunk)
+	random, sum, b := mathrand.NewChaCha8(seed), sha256.New(), make([]byte, streamChunk)
 	tick := time.NewTicker(streamInterval)
 	defer tick.Stop()
 	for {
