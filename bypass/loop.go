@@ -45,6 +45,7 @@ type loop struct {
 	up      bool              // the switch is connected
 	cleared bool              // what earlier runs left is known: its tuples rest
 	ended   bool              // the last member has left: nothing is to stay in the switch
+	lost    bool              // rules of ours vanished: restore is due
 	old     []RuleStat
 	base    baseState
 
@@ -275,6 +276,7 @@ func (l *loop) onDatapath(e Event) {
 			l.log.Warn("bypass: a rule of ours is gone: its leases ran out, or somebody else deleted it", "flow", f.t.flow.String(), "direction", e.Direction.String())
 			l.step(f, input{event: evLeave, reason: ReasonFlowLost}, now)
 		}
+		l.restore(now)
 	case PacketIn:
 		l.packetIn(e, now)
 	case PortsChanged:

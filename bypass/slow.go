@@ -251,3 +251,26 @@ func (l *loop) attached(m *Member, ofport uint32) bool {
 	w, ok := l.base.workloads[ofport]
 	return ok && w.member == m
 }
+
+// restoreAfter gathers what vanishes at once, and bounds what somebody costs us who
+// deletes our rules again and again. Flows wait longer before they start again.
+const restoreAfter = 200 * time.Millisecond
+
+// restore writes all that is wanted anew, now that rules of ours have vanished: who
+// deleted them may have deleted the rest too, of which no switch tells. Until the next
+// renewal, flows would start again on a switch without gates.
+func (l *loop) restore(now time.Time) {
+	if l.lost {
+		return
+	}
+	l.lost = true
+	l.timers.add(now.Add(restoreAfter), func() {
+		l.lost = false
+		l.setBase(nil)
+		l.flushBase()
+		for _, p := range l.peers {
+			clear(p.gates)
+			l.renewPeer(p, time.Now())
+		}
+	})
+}

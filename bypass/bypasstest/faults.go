@@ -3,6 +3,8 @@ package bypasstest
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/viasnet/vias/bypass"
@@ -116,6 +118,18 @@ func (s *Switch) Forget(epoch uint16, dir bypass.Direction, id uint32) bool {
 	}
 	s.lostLocked(r)
 	return true
+}
+
+// Wipe deletes all that is in the switch as a foreign controller would: RuleLost is
+// reported for each rule, and nothing for base and leases.
+func (s *Switch) Wipe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rules := slices.Collect(maps.Values(s.rules))
+	s.clear()
+	for _, r := range rules {
+		s.emitEpochLocked(r.epoch, bypass.RuleLost{ID: r.ID, Direction: r.Direction})
+	}
 }
 
 // RemoveRule deletes a rule and tells nobody. It is false if there is no such rule.

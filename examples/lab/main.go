@@ -4,8 +4,8 @@
 // only with its proof from the switches' and the TAPs' counters.
 //
 // It needs root on Linux, Open vSwitch, iperf3, nftables and iproute2 (make deps).
-// The exit code is 0, 1 when a row failed or something broke, 2 when there can be no
-// lab here or the arguments are wrong.
+// The exit code is 0, 1 when a row failed, the transfer did not survive or something
+// broke, 2 when there can be no lab here or the arguments are wrong.
 package main
 
 import (
@@ -33,6 +33,7 @@ type flags struct {
 	measure    lab.MeasureConfig
 	json, node string
 	keep, down bool
+	survive    bool
 }
 
 // teardownTimeout bounds the removal of everything.
@@ -80,6 +81,7 @@ func parse(args []string) (*flags, int) {
 	set.BoolVar(&f.measure.NativeOnly, "native-only", false, "no nodes: only the native row")
 	set.StringVar(&f.json, "json", "", "write the result to this `file`")
 	set.StringVar(&f.node, "node", "", "node `program`; default: build examples/node")
+	set.BoolVar(&f.survive, "survive", true, "then run a transfer that survives a killed node, a killed switch and a cut underlay (-rounds 0 leaves it out too)")
 	set.BoolVar(&f.keep, "keep", false, "leave the lab up until SIGINT or SIGTERM")
 	set.BoolVar(&f.down, "down", false, "remove what a crashed lab left, and end")
 	verbose := set.Bool("v", false, "tell every step")
@@ -94,6 +96,7 @@ func parse(args []string) (*flags, int) {
 		fmt.Fprintln(os.Stderr, "lab: no arguments but flags; -duration in whole seconds, 1s or more; -rounds 0 or more; -hosts 2 or more; -containers 1 or more")
 		return nil, 2
 	}
+	f.survive = f.survive && f.measure.Rounds > 0 && !f.measure.NativeOnly
 	level := slog.LevelInfo
 	if *verbose {
 		level = slog.LevelDebug
@@ -135,13 +138,14 @@ func run(ctx context.Context, f *flags) (err error) {
 			return err
 		}
 	}
-	if f.keep {
-		l.Describe(os.Stdout)
-	}
 	if f.measure.Rounds > 0 {
 		err = measure(ctx, l, f)
 	}
+	if f.survive && ctx.Err() == nil {
+		err = errors.Join(err, survive(ctx, l))
+	}
 	if f.keep && ctx.Err() == nil {
+		l.Describe(os.Stdout)
 		fmt.Println("the lab is up; SIGINT or SIGTERM removes it")
 		<-ctx.Done()
 	}
@@ -177,6 +181,18 @@ func measure(ctx context.Context, l *lab.Lab, f *flags) error {
 	if r.Failed() {
 		return errFailed
 	}
+	return nil
+}
+
+// survive runs the transfer, one line for each thing that happens to it.
+func survive(ctx context.Context, l *lab.Lab) error {
+	fmt.Println()
+	fmt.Println("one transfer, both ways at once, bypassed; what happens to it:")
+	r, err := l.Survive(ctx, func(b lab.Blow) { fmt.Println(b) })
+	if err != nil {
+		return err
+	}
+	r.Print(os.Stdout)
 	return nil
 }
 

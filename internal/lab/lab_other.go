@@ -44,5 +44,8 @@ func (*Lab) StartNodes(context.Context, string) error { return errOS }
 // Measure fails.
 func (*Lab) Measure(context.Context, MeasureConfig) (Report, error) { return Report{}, errOS }
 
+// Survive fails.
+func (*Lab) Survive(context.Context, func(Blow)) (Survival, error) { return Survival{}, errOS }
+
 // Describe writes nothing.
 func (*Lab) Describe(io.Writer) {}

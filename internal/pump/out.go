@@ -181,6 +181,9 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 // send appends a frame, cut if need be, to what goes to p.
 func (o *Out) send(p *Port, frame []byte, f tap.Offload) {
 	mtu := p.MTU()
+	if f.GSO != tap.GSONone {
+		mtu = min(mtu, o.Device.MTU()) // the peer's device is no larger
+	}
 	if t := binary.BigEndian.Uint16(frame[12:]); t == 0x8100 || t == 0x88a8 {
 		mtu -= tap.TagLen // a tag is extra for a device, but not for a datagram
 	}

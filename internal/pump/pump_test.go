@@ -181,6 +181,18 @@ func TestTaggedFrameMustFitToo(t *testing.T) {
 	require.Equal(t, uint64(1), o.Counters.Dropped(OutTooLong))
 }
 
+// A link may take more than the peer's device does: a super-frame is cut for both.
+func TestSuperFrameIsCutForTheDevice(t *testing.T) {
+	w := &wire{peer: peerID, mtu: 9000}
+	o := NewOut(OutConfig{Shared: shared(t, NewPort(w)), Device: w})
+	b := batch()
+	b.Append(tcp(macHere, macThere, ipHere, ipThere, 0x10, 2*1460),
+		tap.Offload{NeedsChecksum: true, ChecksumStart: 34, ChecksumOffset: 16, GSO: tap.GSOTCP4, SegmentSize: 1470, HeaderLen: 54})
+	o.Batch(b)
+	require.Equal(t, 2, w.sent)
+	require.Equal(t, 2*(1+54+1460), w.bytes)
+}
+
 // member says what the trigger asked.
 type member struct {
 	requests int

@@ -46,6 +46,11 @@ type Cutter struct {
 
 // Reset begins with frame, which must stay as it is until Next says done. mtu is
 // the largest layer-3 packet in bytes. After an error Next has nothing to give.
+//
+// A segment size of TCP is an upper bound: it may be too large for the header in front
+// of it. Open vSwitch 3.1 hands on MTU - 54 whatever TCP's options are, so a segment
+// with SACK blocks would be longer than the MTU, and nobody would take it. UDP's is how
+// the sender cut its data, and stays.
 func (c *Cutter) Reset(frame []byte, o tap.Offload, mtu int) error {
 	*c = Cutter{done: true}
 	if o.GSO != tap.GSONone {
@@ -68,6 +73,9 @@ func (c *Cutter) resetSuper(frame []byte, o tap.Offload, mtu int) error {
 	}
 	if h.protocol == ProtocolTCP && frame[h.l4+13]&(tcpSYN|tcpRST) != 0 {
 		return ErrMalformed // one of them, or many? Nobody sends this.
+	}
+	if room := mtu - (h.payload - h.l3); h.protocol == ProtocolTCP && room > 0 {
+		o.SegmentSize = uint16(min(int(o.SegmentSize), room))
 	}
 	if h.payload-h.l3+min(int(o.SegmentSize), h.end-h.payload) > mtu {
 		return ErrTooLong

@@ -141,13 +141,26 @@ func TestCutterRefusesOffloads(t *testing.T) {
 		{"checksum overflow", partial(65535, 65535), ErrMalformed},
 		{"checksum in the Ethernet header", partial(13, 0), ErrMalformed},
 		{"segment size 0", super(tcp4, offload(func(o *tap.Offload) { o.SegmentSize = 0 })), ErrMalformed},
-		{"segments too long", super(tcp4, offload(func(o *tap.Offload) { o.SegmentSize = 1461 })), ErrTooLong},
+		{"segments too long", super(udp4, offload(func(o *tap.Offload) { o.SegmentSize = 1473 })), ErrTooLong},
 		{"unknown kind", super(tcp4, offload(func(o *tap.Offload) { o.GSO = 9 })), ErrMalformed},
 		{"TCPv6 announced, IPv4 there", super(tcp4, offload(func(o *tap.Offload) { o.GSO = tap.GSOTCP6 })), ErrMalformed},
 		{"TCPv4 announced, IPv6 there", super(tcp6, offload(func(o *tap.Offload) { o.GSO = tap.GSOTCP4 })), ErrMalformed},
 		{"TCP announced, UDP there", super(udp4, offload(func(o *tap.Offload) { o.GSO = tap.GSOTCP4 })), ErrMalformed},
 		{"UDP announced, TCP there", super(tcp4, offload(func(o *tap.Offload) { o.GSO = tap.GSOUDP })), ErrMalformed},
 	})
+}
+
+// A segment size that does not fit behind TCP's options is made to fit.
+func TestCutterShortensTCP(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, s := range []spec{{protocol: ProtocolTCP, tcpOptions: 32}, {protocol: ProtocolTCP, v6: true, tcpOptions: 24}} {
+		payload := randomBytes(r, 20000)
+		frame, o := s.super(payload, 1400)
+		fits := 1400 - (len(frame) - len(payload) - tap.HeaderLen)
+		got, err := cut(t, &Cutter{}, tap.NewBatch(64, 1<<17), frame, o, 1400)
+		require.NoError(t, err)
+		require.Equal(t, s.segments(payload, fits), got)
+	}
 }
 
 func TestCutterRefusesIP(t *testing.T) {
