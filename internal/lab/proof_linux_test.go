@@ -230,7 +230,7 @@ func (p *trial) requireNewAddress() {
 	old := b.Addr
 	b.Addr = nth(p.cfg.site(2).Prefix, 22)
 	require.NoError(p.t, p.ips(p.t.Context(), b.Namespace,
-		fmt.Sprintf("addr add %s/24 dev %s", b.Addr, bridge), fmt.Sprintf("addr del %s/24 dev %s", old, bridge),
+		fmt.Sprintf("addr del %s/24 dev %s", old, bridge),
 		fmt.Sprintf("addr add %s/24 dev %s", b.Addr, bridge), "route replace default via "+p.cfg.site(2).gateway().String()))
 	gap := p.silenceUntil("the path to the new address is proven", func() bool { return p.since().After(since) })
 	p.bypassed(fmt.Sprintf("another address; silence of %v", gap))

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -233,4 +234,10 @@ func stunAnswer(request []byte, from netip.AddrPort) []byte {
 	a = be.AppendUint16(append(a, 0, 0x20, 0, 8, 0, 1), from.Port()^be.Uint16(request[4:]))
 	ip := from.Addr().Unmap().As4()
 	return be.AppendUint32(a, be.Uint32(ip[:])^be.Uint32(request[4:]))
+}
+
+func TestSTUNAnswer(t *testing.T) {
+	request := append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42}, "transaction!"...)
+	a := stunAnswer(request, netip.MustParseAddrPort("192.0.2.1:32853")) // RFC 5769, section 2.2
+	require.Equal(t, append(append([]byte{1, 1, 0, 12}, request[4:]...), 0, 0x20, 0, 8, 0, 1, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43), a)
 }
