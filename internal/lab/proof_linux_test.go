@@ -274,6 +274,7 @@ func TestIntegrationProofSameRange(t *testing.T) {
 	p.refused(bypass.ReasonProofStranger, "somebody else has the peer's address")
 	leave()
 	vpn := p.startTunnel(40 * time.Millisecond)
+	p.restart(nodecfg.Trust{}) // the pauses between rounds are long by now
 	p.refused(bypass.ReasonProofRTT, "a tunnel between the two")
 	vpn.delay.Store(0)
 	p.bypassed("a tunnel that is as fast as a cable, which no proof can tell")
