@@ -174,14 +174,22 @@ func TestIntegrationProofRenewed(t *testing.T) {
 	})
 	p.restart(trust)
 	p.bypassed("at first")
+	drop := func(what string) string {
+		return "chain in { type filter hook forward priority 0; " + what + " dport " + reservedPorts() + " drop; }"
+	}
 	for _, c := range []struct {
-		rule string
-		want bypass.Reason
-	}{{"meta l4proto { tcp, udp } th", bypass.ReasonProofTimeout}, {"tcp", bypass.ReasonProofTCP}} {
-		p.nft(router, "ip", "wall", "chain in { type filter hook forward priority 0; "+c.rule+" dport "+reservedPorts()+" drop; }")
+		rules string
+		want  bypass.Reason
+	}{
+		{drop("meta l4proto { tcp, udp } th"), bypass.ReasonProofTimeout},
+		{drop("tcp"), bypass.ReasonProofTCP},
+		{"chain out { type nat hook postrouting priority 100; oif net1 meta l4proto { tcp, udp } th dport " +
+			reservedPorts() + " masquerade; }", bypass.ReasonProofNAT},
+	} {
+		p.nft(router, "ip", "wall", c.rules)
 		gap := p.silenceUntil("the flow is on the overlay", func() bool { return !p.isAnywhere(nodeapi.FlowBypassed) })
 		require.LessOrEqual(t, gap, 3*time.Second, "the guests' connection stood still")
-		p.refused(c.want, fmt.Sprintf("cut (%s); silence of %v", c.rule, gap))
+		p.refused(c.want, fmt.Sprintf("silence of %v", gap))
 		p.nft(router, "ip", "wall", "")
 		p.bypassed("the path is back")
 	}
