@@ -52,6 +52,7 @@ type loop struct {
 	health    healthState
 	detaching []detaching // Detach calls that wait
 	addr      netip.Addr  // ours, offered to peers; invalid = none
+	noAddr    Reason      // why there is none; ReasonNone = it is not known yet
 }
 
 type peerKey struct {

@@ -12,12 +12,18 @@ import (
 func (l *loop) kick(p *peer, now time.Time) {
 	pr := &p.proof
 	switch {
-	case !p.linked, !l.up, !l.cleared, !l.addr.IsValid(), p.member.policyNow() == nil, p.member.left.Load():
+	case !p.linked, !l.up, !l.cleared, p.member.policyNow() == nil, p.member.left.Load():
 		return
 	case pr.phase == proofFailed && now.Before(pr.deadline):
-		l.timers.add(pr.deadline, func() { l.kick(p, time.Now()) })
+		if !p.retry.Equal(pr.deadline) {
+			p.retry = pr.deadline
+			l.timers.add(pr.deadline, func() { l.kick(p, time.Now()) })
+		}
 		return
 	case pr.phase != proofNone && pr.phase != proofFailed:
+		return
+	case !l.addr.IsValid():
+		l.homeless(p, now)
 		return
 	case !pr.lower():
 		l.send(p, message{Kind: msgWant})
@@ -28,9 +34,21 @@ func (l *loop) kick(p *peer, now time.Time) {
 	l.prove(p, func() []proofAction { return pr.ask(l.addr, 65535, now) })
 }
 
+// homeless: we have no address to offer. The peer is told why, whichever end it is.
+func (l *loop) homeless(p *peer, now time.Time) {
+	if l.noAddr == ReasonNone {
+		return // it is being looked up
+	}
+	l.prove(p, func() []proofAction {
+		p.proof.begin(l.draw(), now)
+		return p.proof.fail(l.noAddr, now)
+	})
+	l.kick(p, now) // later
+}
+
 // prove lets f change the proof, does what it asks for, and draws the consequences.
 func (l *loop) prove(p *peer, f func() []proofAction) {
-	before, guarded := p.proof.phase, p.proof.remote
+	before, guarded, reason := p.proof.phase, p.proof.remote, p.proof.reason
 	acts := f()
 	if p.proof.phase != before || p.proof.remote != guarded {
 		l.setBase(nil) // who is guarded; queued before the Listen rules below
@@ -45,6 +63,8 @@ func (l *loop) prove(p *peer, f func() []proofAction) {
 		l.disproven(p, now)
 	case p.eager && p.proof.recent(now):
 		l.wantedNow(p, now)
+	case p.proof.phase == proofFailed && p.proof.reason != reason:
+		l.explain(p, now)
 	}
 	l.armProof(p)
 }
@@ -141,18 +161,23 @@ func (l *loop) disproven(p *peer, now time.Time) {
 			l.step(e, input{event: evLeave, reason: p.proof.reason}, now)
 		}
 	}
-	for _, e := range sorted(p.flows) {
-		if e.t.phase == phaseOverlay && e.wanted {
-			e.t.reason = p.proof.reason
-			l.publish(e, now)
-		}
-	}
+	l.explain(p, now)
 	l.timers.add(now.Add(l.cfg.Drain), func() {
 		if l.known(p) && p.proof.phase != proofListening && p.proof.phase != proofProbing && p.proof.phase != proofFresh {
 			l.unlisten(p)
 		}
 	})
 	l.kick(p, now)
+}
+
+// explain gives the reason of a failed proof to the flows that wait for it.
+func (l *loop) explain(p *peer, now time.Time) {
+	for _, e := range sorted(p.flows) {
+		if e.t.phase == phaseOverlay && e.wanted {
+			e.t.reason = p.proof.reason
+			l.publish(e, now)
+		}
+	}
 }
 
 // recheckRoute proves the path again when the way to the peer has changed. A next

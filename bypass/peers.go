@@ -16,6 +16,7 @@ type peer struct {
 	epoch  uint64 // its run; 0 = not known
 	proof  proof
 	timer  time.Time // when the proof is due next, as last put into the timers
+	retry  time.Time // when a failed one is, likewise
 
 	// What its flows use: the addresses of the proof under which they began.
 	pair    AddrPair

@@ -47,6 +47,8 @@ func (p *proof) verdict() Reason {
 	switch {
 	case p.seen != ReasonNone:
 		return p.seen
+	case p.reset: // and the peer was never heard
+		return ReasonProofStranger
 	case udp.rtt > p.cfg.trust.MaxRTT, tcp.rtt > p.cfg.trust.MaxRTT && udp.ok:
 		return ReasonProofRTT
 	case udp.ok && !tcp.ok:
@@ -73,8 +75,9 @@ func (p *proof) request(h *half, now time.Time) []proofAction {
 
 func (p *proof) data(h *half, pr *probe) []proofAction {
 	size := proofPingSize
-	if p.phase == proofProbing && h.sent <= proofProbes/2 {
+	if p.phase == proofProbing && h.full < proofFull {
 		size = p.mtu
+		h.full++
 	}
 	p.key.seal(pr, probeRequest, p.round, h.n, size)
 	if h.proto == TCP {
@@ -98,16 +101,19 @@ func (p *proof) pingAll(now time.Time, busy bool) []proofAction {
 		return nil
 	}
 	p.nextPing = now.Add(proofPing)
-	if !busy {
-		p.nextPing = now.Add(proofIdlePing)
-	}
 	udp, tcp := &p.half[0], &p.half[1]
 	switch {
-	case udp.silent(now):
+	case udp.silent(now), tcp.silent(now) && !udp.waiting.IsZero(): // one may notice a little earlier
 		return p.fail(ReasonProofTimeout, now)
 	case tcp.silent(now):
 		return p.fail(ReasonProofTCP, now)
+	case !p.slow.IsZero() && now.Sub(p.slow) >= proofSlow:
+		return p.fail(ReasonProofRTT, now)
+	case !busy && p.pinged && udp.waiting.IsZero() && tcp.waiting.IsZero() && p.slow.IsZero():
+		p.pinged, p.nextPing = false, now.Add(proofIdlePing)
+		return nil
 	}
+	p.pinged = true
 	var acts []proofAction
 	for i := range p.half {
 		h := &p.half[i]
@@ -117,6 +123,14 @@ func (p *proof) pingAll(now time.Time, busy bool) []proofAction {
 		acts = append(acts, p.request(h, now)...)
 	}
 	return acts
+}
+
+// since is how long ago request n was sent, or at least.
+func (h *half) since(n uint32, now time.Time) time.Duration {
+	if oldest := uint32(len(h.sentAt)); h.n-n >= oldest {
+		n = h.n - oldest + 1
+	}
+	return now.Sub(h.sentAt[n%uint32(len(h.sentAt))])
 }
 
 // silent tells whether pings have gone unanswered for too long.
@@ -170,24 +184,24 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 	}
 	switch {
 	case pr.rst:
-		// Our switch-made connection is unknown to the peer's kernel: if that
-		// answers, it would answer a guest's segments too.
-		if p.phase == proofProbing && pr.ack && pr.num == h.seq {
-			return p.fail(ReasonHostStack, now)
-		}
-		return nil
+		p.reset = p.reset || p.phase == proofProbing && pr.ack && pr.num == h.seq
+		return p.judgeReset(now)
 	case pr.syn:
 		back := probe{proto: TCP, src: pr.src, dst: pr.dst}
 		if h.open || !pr.ack || pr.num != h.seq || pr.seq != p.key.isn(&back, probeReply) {
 			return nil
 		}
-		h.open, h.num = true, pr.seq+1
+		h.open, h.num, p.heard = true, pr.seq+1, true
 		h.sentAt[h.n%8] = now
-		return p.data(h, &probe{proto: TCP, src: p.from(), dst: p.to()})
+		return append(p.data(h, &probe{proto: TCP, src: p.from(), dst: p.to()}), p.judgeReset(now)...)
 	}
 	what, round, n, ok := p.key.open(pr, pr.src, pr.dst)
 	if !ok || what != probeReply || round != p.round {
 		return nil
+	}
+	p.heard = true
+	if acts := p.judgeReset(now); acts != nil {
+		return acts
 	}
 	if int(pr.ttl) < probeTTL-p.cfg.trust.MaxHops {
 		p.seen = ReasonProofHops
@@ -197,11 +211,14 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 		h.num = pr.seq + uint32(len(pr.text))
 	}
 	h.waiting, h.answered = time.Time{}, now
+	if p.phase == proofFresh {
+		p.timed(h.since(n, now), now)
+	}
 	if p.phase != proofProbing || h.ok {
 		return nil
 	}
 	h.size = max(h.size, pr.size)
-	if rtt := now.Sub(h.sentAt[n%8]); h.n-n < 8 && (h.rtt == 0 || rtt < h.rtt) {
+	if rtt := h.since(n, now); h.rtt == 0 || rtt < h.rtt {
 		h.rtt = max(rtt, 1)
 	}
 	if h.rtt == 0 || h.rtt > p.cfg.trust.MaxRTT {
@@ -210,6 +227,26 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 	h.ok = true
 	p.mtu = min(p.mtu, h.size) // less than full size if only small ones came through
 	return p.report(now)
+}
+
+// timed notes how long a ping took: the path may have become another, longer one.
+func (p *proof) timed(rtt time.Duration, now time.Time) {
+	switch {
+	case rtt <= p.cfg.trust.MaxRTT:
+		p.slow = time.Time{}
+	case p.slow.IsZero():
+		p.slow = now
+	}
+}
+
+// judgeReset: a host's stack answered our SYN. If the peer is heard on the path too,
+// that stack is its own, to which our switch-made connection is unknown: it would
+// answer a guest's segments as well. If not, some other host has the peer's address.
+func (p *proof) judgeReset(now time.Time) []proofAction {
+	if !p.reset || !p.heard || p.phase != proofProbing {
+		return nil
+	}
+	return p.fail(ReasonHostStack, now)
 }
 
 // report tells the peer when both halves are good.
@@ -255,6 +292,10 @@ func (p *proof) serve(pr *probe, now time.Time) ([]proofAction, bool) {
 // suspect looks at what a genuine probe went through. A bad sign fails the round:
 // the peer's own probes may look fine to it.
 func (p *proof) suspect(pr *probe, claimed netip.AddrPort, now time.Time) ([]proofAction, bool) {
+	p.heard = true
+	if acts := p.judgeReset(now); acts != nil {
+		return acts, true
+	}
 	r := ReasonNone
 	switch {
 	case pr.src != claimed:

@@ -42,6 +42,8 @@ type proof struct {
 
 	half   [2]half // our probes, by proto: UDP, TCP
 	peer   bool    // the peer's Result was good
+	heard  bool    // a probe of the peer's own came by the path
+	reset  bool    // a host's stack, somebody's, answered our SYN
 	seen   Reason  // what the peer's probes showed to be wrong
 	mtu    int     // proven
 	tries  int     // failed rounds in a row
@@ -50,12 +52,14 @@ type proof struct {
 
 	deadline time.Time // of the round; or, failed, when to try again
 	nextPing time.Time
+	pinged   bool      // at the last tick
+	slow     time.Time // first ping that took too long, with no better one since; zero = none
 }
 
 // half is the progress of our probes over one protocol.
 type half struct {
 	proto    Proto
-	sent     int
+	sent     int          // SYNs and requests, by the clock
 	n        uint32       // of the last request
 	sentAt   [8]time.Time // of the last requests, by n
 	ok       bool
@@ -65,6 +69,7 @@ type half struct {
 	answered time.Time // when the last answer came
 	seq, num uint32    // TCP: next to send, next expected
 	open     bool      // TCP: SYN-ACK seen
+	full     int       // requests of full size sent
 	next     time.Time // next (re)transmission
 }
 
@@ -99,11 +104,17 @@ func (p proofPhase) String() string {
 const (
 	proofRound    = 3 * time.Second        // for one round, all in all
 	proofResend   = 150 * time.Millisecond // between two probes
-	proofProbes   = 6                      // probes a half, full size in the first half of them
-	proofPing     = 500 * time.Millisecond // while bypasses depend on it
-	proofIdlePing = 5 * time.Second        // while none does
-	proofRecent   = time.Second            // an answer so old still allows a bypass to begin
-	proofStale    = 2 * time.Second
+	proofProbes   = 6                      // probes a half
+	proofFull     = 3                      // full size, of those that are not SYNs; then small ones
+	proofPing     = 250 * time.Millisecond // while bypasses depend on it, or one is unanswered
+	proofIdlePing = 5 * time.Second        // otherwise
+	// proofStale is how long pings may go unanswered. A guest's TCP sends again about
+	// 0.2, 0.6, 1.4 and 3 s after its path broke: by the third time it must be on the
+	// overlay, for traffic to flow again within 3 s.
+	proofStale = time.Second
+	// proofSlow is how long all answers may be late. Load makes single ones late.
+	proofSlow     = 2500 * time.Millisecond
+	proofRecent   = time.Second // an answer so old still allows a bypass to begin
 	proofRetryMin = time.Second
 	proofRetryMax = 15 * time.Second
 	proofPingSize = 96
@@ -264,9 +275,9 @@ func (p *proof) resulted(m message, now time.Time) []proofAction {
 	return p.conclude(now)
 }
 
-// refused: the peer will not go on with the round.
+// refused: the peer will not go on with the round; or, while we know of none, with any.
 func (p *proof) refused(m message, now time.Time) []proofAction {
-	if m.ID != p.round || p.phase == proofNone {
+	if m.ID != p.round && p.phase != proofNone && p.phase != proofFailed {
 		return nil
 	}
 	return p.failQuietly(refusal(m.Reason), now)

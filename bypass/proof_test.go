@@ -42,7 +42,8 @@ func TestOnlyReservedPortsAreProbed(t *testing.T) {
 	require.Len(t, p.readied(message{Kind: msgReady, ID: 5, Ports: []uint16{65500, 65501}}, now), 2, "a datagram and a SYN")
 }
 
-// Only a reset that answers our own SYN says that a host's stack answers.
+// Only a reset that answers our own SYN says that a host's stack answers, and only when
+// the peer is heard there too is that stack its own.
 func TestForeignResets(t *testing.T) {
 	now := time.Unix(1000, 0)
 	p := higher(t, now)
@@ -50,7 +51,13 @@ func TestForeignResets(t *testing.T) {
 	p.packet(&probe{proto: TCP, src: p.to(), dst: p.from(), rst: true, seq: 1, num: 1}, now)
 	p.packet(&probe{proto: TCP, src: p.to(), dst: p.from(), rst: true, ack: true, num: p.half[1].seq + 1}, now)
 	require.Equal(t, proofProbing, p.phase)
+	p.heard = true
+	require.Empty(t, p.judgeReset(now))
+	p.heard = false
 	p.packet(&probe{proto: TCP, src: p.to(), dst: p.from(), rst: true, ack: true, num: p.half[1].seq}, now)
+	require.Equal(t, proofProbing, p.phase)
+	p.packet(&probe{proto: TCP, src: p.to(), dst: p.from(), syn: true, ack: true, num: p.half[1].seq,
+		seq: p.key.isn(&probe{proto: TCP, src: p.to(), dst: p.from()}, probeReply)}, now)
 	require.Equal(t, ReasonHostStack, p.reason)
 }
 

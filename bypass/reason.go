@@ -72,6 +72,9 @@ const (
 	ReasonProofNAT
 	// ReasonProofTCP: only probes over UDP are answered (by the prober, to both).
 	ReasonProofTCP
+	// ReasonProofStranger: the peer's address on our network is another machine's (by the
+	// prober, to both).
+	ReasonProofStranger
 	// ReasonHostStack: a probe was answered by RST (by the prober, to both).
 	ReasonHostStack
 	// ReasonGuard: Underlay.Guard failed (by the end where it did, to both).
@@ -141,6 +144,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonProofRTT:      {"the path's round trip is longer than allowed", "raise MaxRTT on both ends, if the path stays in one provider"},
 	ReasonProofNAT:      {"addresses are translated between the two hosts", "bypass needs a path without NAT"},
 	ReasonProofTCP:      {"probes over UDP pass, over TCP they do not", "open TCP on the reserved ports between the two hosts"},
+	ReasonProofStranger: {"another host has the peer's underlay address here", "renumber one of the two networks and join them; they use the same addresses"},
 	ReasonHostStack:     {"a host's own stack answers on the reserved ports", "drop the uplink's kernel input (see node check)"},
 	ReasonGuard:         {"the host's guard on the reserved ports could not be set", "check that nft works and that the process has CAP_NET_ADMIN"},
 	ReasonMTU:           {"the proven path is narrower than the workloads' MTU", "lower the workloads' MTU or raise the underlay's"},

@@ -192,15 +192,12 @@ func (l *loop) underlayChanged() {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		addrs, err := l.cfg.Underlay.Addrs(ctx)
 		cancel()
-		addr, ok := netip.Addr{}, false
-		if err == nil {
-			addr, ok = l.cfg.Trust.addr(addrs)
+		addr, why := netip.Addr{}, ReasonNoRoute
+		if err == nil && len(addrs) > 0 {
+			addr, why = l.cfg.Trust.addr(addrs), ReasonUntrusted
 		}
 		l.box.post(func() {
-			if !ok {
-				addr = netip.Addr{}
-			}
-			l.addr = addr
+			l.addr, l.noAddr = addr, why
 			for _, p := range l.peers {
 				l.recheckRoute(p)
 			}

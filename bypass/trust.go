@@ -36,23 +36,23 @@ func (t *Trust) check(remote netip.Addr, route Route) Reason {
 }
 
 // addr is our underlay address to offer to peers: the first of the uplink's that
-// could be trusted at all.
-func (t *Trust) addr(addrs []netip.Prefix) (netip.Addr, bool) {
+// could be trusted at all; invalid = there is none.
+func (t *Trust) addr(addrs []netip.Prefix) netip.Addr {
 	for _, p := range addrs {
 		a := p.Addr()
 		if !a.Is4() {
 			continue // IPv4 only for now: the classifier yields no IPv6 flows
 		}
 		if t.Prefixes == nil && a.IsPrivate() {
-			return a, true
+			return a
 		}
 		for _, q := range t.Prefixes {
 			if q.Contains(a) {
-				return a, true
+				return a
 			}
 		}
 	}
-	return netip.Addr{}, false
+	return netip.Addr{}
 }
 
 func (t *Trust) normal() error {

@@ -20,8 +20,10 @@ type Underlay interface {
 	Watch(ctx context.Context, f func()) error
 	// Guard keeps the host's own stack from answering packets that come from one of
 	// peers to a port in ports, whatever the switch does (a restarted switch forwards
-	// them to the host). It replaces the previous list; an empty one removes all
-	// traces. It ends with the process, however that ends.
+	// them to the host), and, while there are peers, from resetting anybody from such a
+	// port: a peer's packets may suddenly come from a translated address. It replaces
+	// the previous list; an empty one removes all traces. It ends with the process,
+	// however that ends.
 	Guard(ctx context.Context, ports PortRange, peers []netip.Addr) error
 }
 

@@ -13,7 +13,7 @@ func (s *Switch) Live() []bypass.RuleStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	return slices.DeleteFunc(s.statsLocked(now), func(r bypass.RuleStat) bool {
+	return slices.DeleteFunc(s.statsLocked(now, 0), func(r bypass.RuleStat) bool {
 		switch r.Rule.Direction {
 		case bypass.Inbound:
 			return !s.inGates[inGate{r.Rule.Flow.Proto, r.Rule.Local.Addr(), r.Rule.Remote.Addr()}].After(now)

@@ -33,7 +33,8 @@ type guard struct {
 }
 
 // Guard drops TCP and UDP from peers to our own addresses on ports, before
-// connection tracking and before any socket. The rules count what they drop.
+// connection tracking and before any socket. While it has peers the host resets nothing
+// from these ports either, to anybody. The rules count what they drop.
 func (u *Underlay) Guard(ctx context.Context, ports bypass.PortRange, peers []netip.Addr) error {
 	if len(peers) == 0 {
 		return u.endGuard(false)
@@ -118,9 +119,10 @@ func tableName() string {
 	return fmt.Sprintf("vias_guard_%d_%s", os.Getpid(), hex.EncodeToString(b[:]))
 }
 
-// ruleset is the whole table as one transaction on one line. The chain stands
+// ruleset is the whole table as one transaction on one line. The chain guard stands
 // before connection tracking (-200) and DNAT; `fib daddr type local` spares what the
-// host only forwards.
+// host only forwards. A peer whose packets are suddenly translated on the way is not in
+// the list: the chain resets keeps the stack from resetting its guests' connections.
 func ruleset(table string, ports bypass.PortRange, peers []netip.Addr) string {
 	rule := fmt.Sprintf("meta l4proto { tcp, udp } th dport %d-%d fib daddr type local counter drop",
 		ports.First(), ports.Last())
@@ -132,6 +134,8 @@ func ruleset(table string, ports bypass.PortRange, peers []netip.Addr) string {
 		"add chain " + t + " guard { type filter hook prerouting priority -300; policy accept; }",
 		"add rule " + t + " guard ip saddr @peers4 " + rule,
 		"add rule " + t + " guard ip6 saddr @peers6 " + rule,
+		"add chain " + t + " resets { type filter hook output priority -300; policy accept; }",
+		fmt.Sprintf("add rule %s resets tcp sport %d-%d tcp flags & rst == rst counter drop", t, ports.First(), ports.Last()),
 		elements(table, peers),
 	}, "; ")
 }

@@ -204,20 +204,25 @@ func TestIntegrationGuard(t *testing.T) {
 	withPeer(t, func(peer string) {
 		u, ctx := open(t), t.Context()
 		const reserved, free = "10.98.0.1:61500", "10.98.0.1:5000"
+		const closed = "10.98.0.1:61501"
 		require.True(t, answers(t, peer, peerAddr, reserved), "without a guard the host answers RST")
+		ln, err := net.Listen("tcp", reserved)
+		require.NoError(t, err)
+		defer ln.Close()
 		require.NoError(t, u.Guard(ctx, bypass.PortRange{}, nil), "nothing to remove")
 		require.NoError(t, u.Guard(ctx, bypass.PortRange{}, []netip.Addr{peerAddr, netip.MustParseAddr("fd98::2")}))
 		require.False(t, answers(t, peer, peerAddr, reserved), "guarded")
 		require.False(t, answers(t, peer, netip.MustParseAddr("fd98::2"), "[fd98::1]:65535"), "guarded, IPv6")
 		require.True(t, answers(t, peer, peerAddr, free), "another port")
 		require.True(t, answers(t, peer, otherAddr, reserved), "another peer")
-		require.NotContains(t, itest.Exec(t, "nft", "list", "ruleset"), "counter packets 0", "both rules counted")
+		require.False(t, answers(t, peer, otherAddr, closed), "no reset, to another peer neither")
+		require.NotContains(t, itest.Exec(t, "nft", "list", "ruleset"), "counter packets 0", "all rules counted")
 
 		require.NoError(t, u.Guard(ctx, bypass.PortRange{}, []netip.Addr{otherAddr}))
 		require.True(t, answers(t, peer, peerAddr, reserved), "no longer listed")
 		require.False(t, answers(t, peer, otherAddr, reserved), "now listed")
 		require.NoError(t, u.Guard(ctx, bypass.PortRange{Base: 0x1000, Mask: 0xf000}, []netip.Addr{otherAddr}))
-		require.True(t, answers(t, peer, otherAddr, reserved), "another range")
+		require.True(t, answers(t, peer, otherAddr, closed), "another range")
 		require.False(t, answers(t, peer, otherAddr, free), "another range")
 
 		require.NoError(t, u.Guard(ctx, bypass.PortRange{}, nil))

@@ -49,6 +49,7 @@ func (n *node) transport() overlay.Opener {
 	open := icedtls.Open(icedtls.Config{
 		Signal:          tcpsignal.Dial(n.cfg.Signal.TCP.String()),
 		Listen:          listen,
+		STUN:            n.cfg.STUN,
 		IncludeLoopback: listen.Addr().IsLoopback(),
 		// A path through the overlay's own device would be a loop.
 		Interfaces: func(name string) bool { return name != n.cfg.TAP.Name },

@@ -179,8 +179,8 @@ func TestIntegrationCrashNode(t *testing.T) {
 		h.Addr = netip.AddrFrom4([4]byte{10, 99, 0, 202})
 		x.happens(func() error { return x.killNode(2) })
 		require.NoError(t, s.ips(t.Context(), h.Namespace,
-			fmt.Sprintf("addr del %s/%d dev %s", was, underlayBits, bridge),
-			fmt.Sprintf("addr add %s/%d dev %s", h.Addr, underlayBits, bridge),
+			fmt.Sprintf("addr del %s/24 dev %s", was, bridge),
+			fmt.Sprintf("addr add %s/24 dev %s", h.Addr, bridge),
 			"route replace default via "+gateway().String()))
 		require.NoError(t, x.restartNode(2, func(c *nodecfg.Config) { c.Listen = netip.AddrPortFrom(h.Addr, overlayPort) }))
 		can := x.linked()

@@ -54,10 +54,10 @@ func (l *Lab) stall(ctx context.Context, host int, d time.Duration) error {
 // unplug takes the provider's end of a host's uplink down for a while.
 func (l *Lab) unplug(ctx context.Context, host int, d time.Duration) error {
 	plug := fmt.Sprintf("link set h%d ", host)
-	if err := l.ip(ctx, l.cfg.netNamespace(), plug+"down"); err != nil {
+	if err := l.ip(ctx, l.cfg.site(host).namespace, plug+"down"); err != nil {
 		return err
 	}
-	return errors.Join(pause(ctx, d), l.ip(context.WithoutCancel(ctx), l.cfg.netNamespace(), plug+"up"))
+	return errors.Join(pause(ctx, d), l.ip(context.WithoutCancel(ctx), l.cfg.site(host).namespace, plug+"up"))
 }
 
 // cutTable holds what the provider's network refuses.
@@ -72,12 +72,12 @@ func (l *Lab) cut(ctx context.Context, match string) error {
 		fmt.Fprintf(&rules, " chain h%[1]d { type filter hook ingress device h%[1]d priority 0; %[2]s counter drop; };", h.Index, match)
 	}
 	rules.WriteString(" }")
-	_, err := l.in(ctx, l.cfg.netNamespace(), "nft", rules.String())
+	_, err := l.in(ctx, l.cfg.outside(), "nft", rules.String())
 	return err
 }
 
 func (l *Lab) heal(ctx context.Context) error {
-	_, err := l.in(ctx, l.cfg.netNamespace(), "nft", "delete table "+cutTable)
+	_, err := l.in(ctx, l.cfg.outside(), "nft", "delete table "+cutTable)
 	return err
 }
 

@@ -19,6 +19,9 @@ import (
 	"github.com/viasnet/vias/tap"
 )
 
+// gateway is the provider's own address in a lab of one site.
+func gateway() netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 0, 254}) }
+
 // gatewayMAC is that of the provider's bridge.
 const gatewayMAC = "02:99:00:00:00:fe"
 
@@ -143,7 +146,7 @@ func (s *system) startCapture() *capture {
 // packetSocket opens a packet socket on the provider's end of a host's uplink.
 func (s *system) packetSocket(host int) (fd, index int) {
 	s.t.Helper()
-	inside(s.t, s.cfg.netNamespace(), func() error {
+	inside(s.t, s.hosts[host-1].Provider, func() error {
 		dev, err := net.InterfaceByName(fmt.Sprintf("h%d", host))
 		if err != nil {
 			return err

@@ -25,7 +25,7 @@ table bridge vias_break {
 		ip saddr A ip daddr B tcp sport . tcp dport @broken counter drop
 	}
 }`)
-	c, err := s.spawn(s.cfg.netNamespace(), strings.NewReader(rules), nil, nil, "nft", "-f", "-")
+	c, err := s.spawn(s.cfg.outside(), strings.NewReader(rules), nil, nil, "nft", "-f", "-")
 	require.NoError(s.t, err)
 	<-c.exited
 	require.NoError(s.t, c.err)

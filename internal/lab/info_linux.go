@@ -8,7 +8,10 @@ import (
 // Describe tells how to enter each namespace and where everything of it is.
 func (l *Lab) Describe(out io.Writer) {
 	fmt.Fprintf(out, "lab in %s (state: %s)\n", l.cfg.dir(), statePath(l.cfg.dir()))
-	fmt.Fprintf(out, "provider network %s/%d: ip netns exec %s bash\n", gateway(), underlayBits, l.cfg.netNamespace())
+	for i := range l.cfg.Sites {
+		s := l.cfg.siteNr(i)
+		fmt.Fprintf(out, "provider network %s, router %s: ip netns exec %s bash\n", s.Prefix, s.gateway(), s.namespace)
+	}
 	for _, h := range l.hosts {
 		fmt.Fprintf(out, "host %d, %s: ip netns exec %s bash\n", h.Index, h.Addr, h.Namespace)
 		if pid := l.NodePID(h.Index); pid != 0 {

@@ -21,6 +21,9 @@ type Config struct {
 	Prefix string
 	// Hosts and Containers (of each host); 0 = 2 and 1.
 	Hosts, Containers int
+	// Sites are the links that the provider's network consists of; hosts are dealt out
+	// to them in turn. nil = one, 10.99.0.0/24.
+	Sites []Site
 	// MTU of the containers, in bytes at layer 3; 0 = 1400. The provider's is 1500.
 	MTU int
 	// Root holds the directory of each lab; "" = /run/vias-lab.
@@ -32,7 +35,6 @@ type Config struct {
 // The provider's network and what stands on it.
 const (
 	underlayMTU  = 1500
-	underlayBits = 24
 	overlayBits  = 24
 	overlayPort  = 7400 // UDP, each node
 	signalPort   = 7401 // TCP, the first node
@@ -66,6 +68,9 @@ func (c Config) normal() (Config, error) {
 	if c.MTU == 0 {
 		c.MTU = 1400
 	}
+	if c.Sites == nil {
+		c.Sites = []Site{{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, 0}), 24)}}
+	}
 	if c.Root == "" {
 		c.Root = "/run/vias-lab"
 	}
@@ -84,14 +89,11 @@ func (c Config) normal() (Config, error) {
 	case !filepath.IsAbs(c.Root):
 		return c, fmt.Errorf("%w: root %q is not absolute", ErrLab, c.Root)
 	}
-	return c, nil
+	return c, c.checkSites()
 }
 
 // dir is where all files of the lab are.
 func (c Config) dir() string { return filepath.Join(c.Root, strings.TrimRight(c.Prefix, "-")) }
-
-// netNamespace is the provider's network.
-func (c Config) netNamespace() string { return c.Prefix + "net" }
 
 // Host is one host of the lab.
 type Host struct {
@@ -99,6 +101,7 @@ type Host struct {
 	Namespace string // vias-h1
 	Addr      netip.Addr
 	MAC       tap.MAC // of uplink and bridge alike
+	Provider  string  // the namespace that has the other end of its uplink
 	Dir       string  // its files
 	OVSDir    string  // Open vSwitch's run directory
 	// Containers are its workloads.
@@ -139,8 +142,9 @@ func (c Config) plan() []*Host {
 		h := &Host{
 			Index:     nr,
 			Namespace: fmt.Sprintf("%sh%d", c.Prefix, nr),
-			Addr:      netip.AddrFrom4([4]byte{10, 99, 0, byte(nr)}),
+			Addr:      c.site(nr).host(nr),
 			MAC:       tap.MAC{0x02, 0x99, 0, 0, 0, byte(nr)},
+			Provider:  c.site(nr).namespace,
 			Dir:       dir,
 			OVSDir:    filepath.Join(dir, "ovs"),
 		}
@@ -160,6 +164,3 @@ func (c Config) plan() []*Host {
 	}
 	return hosts
 }
-
-// gateway is the provider network's own address.
-func gateway() netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 0, 254}) }

@@ -199,5 +199,5 @@ func TestIntegrationLabInterrupted(t *testing.T) {
 	require.ErrorIs(t, Down(t.Context(), cfg), fs.ErrNotExist, "it cleaned up by itself")
 	n, err := cfg.normal()
 	require.NoError(t, err)
-	require.False(t, namespaceExists(n.netNamespace()))
+	require.False(t, namespaceExists(n.Prefix+"net"))
 }

@@ -151,3 +151,26 @@ func TestPingPong(t *testing.T) {
 	mine, _ = Child([]string{"-hosts", "2"}, nil, nil)
 	require.False(t, mine)
 }
+
+func TestSites(t *testing.T) {
+	private := netip.MustParsePrefix("10.99.0.0/24")
+	public := func(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+	c, err := Config{Hosts: 4, Sites: []Site{{Prefix: private, Outside: public("203.0.113.1/24")}, {Prefix: private},
+		{Prefix: private, Outside: public("198.51.100.1/24")}}}.normal()
+	require.NoError(t, err)
+	var where []string
+	for _, h := range c.plan() {
+		where = append(where, h.Addr.String()+" "+h.Provider+" "+c.site(h.Index).bridge)
+	}
+	require.Equal(t, []string{"10.99.0.1 vias-net1 net0", "10.99.0.2 vias-net net1", "10.99.0.3 vias-net3 net2",
+		"10.99.0.4 vias-net1 net0"}, where, "dealt out in turn; a cloud has a namespace of its own")
+	require.Equal(t, "10.99.0.254", c.site(3).gateway().String())
+	require.NotEqual(t, c.site(1).routerMAC(), c.site(2).routerMAC())
+	for _, bad := range [][]Site{{}, {{}}, {{Prefix: public("10.0.0.0/16")}}, {{Prefix: public("fd00::/24")}},
+		{{Prefix: private, Outside: public("203.0.113.1/32")}}, {{Prefix: private}, {Prefix: private}},
+		{{Prefix: private, Outside: public("203.0.113.1/24")}, {Prefix: private, Outside: public("203.0.113.2/24")}},
+		{{Prefix: private}, {Prefix: public("10.1.0.0/24")}, {Prefix: public("10.2.0.0/24")}}} {
+		_, err := Config{Sites: bad}.normal()
+		require.ErrorIs(t, err, ErrLab, "%+v", bad)
+	}
+}

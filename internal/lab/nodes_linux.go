@@ -29,9 +29,14 @@ func DefaultPolicy() nodecfg.Policy {
 // StartNodes writes a configuration and a key for each host, starts the program
 // there as `PROGRAM -config FILE`, and returns when all nodes are linked.
 func (l *Lab) StartNodes(ctx context.Context, program string) error {
+	return l.startNodesAs(ctx, program, func(*Host, *nodecfg.Config) {})
+}
+
+// startNodesAs lets edit change each configuration. Keys that are there are kept.
+func (l *Lab) startNodesAs(ctx context.Context, program string, edit func(*Host, *nodecfg.Config)) error {
 	peers := make([]nodecfg.Peer, len(l.hosts))
 	for i, h := range l.hosts {
-		id, err := overlay.CreateIdentity(h.Identity())
+		id, err := overlay.OpenIdentity(h.Identity())
 		if err != nil {
 			return err
 		}
@@ -40,10 +45,16 @@ func (l *Lab) StartNodes(ctx context.Context, program string) error {
 	for i, h := range l.hosts {
 		cfg := l.nodeConfig(h)
 		cfg.Peers = append(append(cfg.Peers, peers[:i]...), peers[i+1:]...)
+		edit(h, cfg)
 		if err := l.startNode(h, cfg, program); err != nil {
 			return fmt.Errorf("host %d: %w", h.Index, err)
 		}
 	}
+	return l.awaitLinks(ctx)
+}
+
+// awaitLinks returns when all nodes are linked.
+func (l *Lab) awaitLinks(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, nodesTimeout, errors.New("lab: the nodes did not link in time"))
 	defer cancel()
 	for i, h := range l.hosts {

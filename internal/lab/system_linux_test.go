@@ -32,8 +32,16 @@ type tuple struct{ src, dst netip.AddrPort }
 // newSystem builds a lab without nodes, for this test alone.
 func newSystem(t *testing.T, needs ...string) *system {
 	t.Helper()
+	return newSystemAt(t, nil, needs...)
+}
+
+// newSystemAt is newSystem with other sites.
+func newSystemAt(t *testing.T, sites []Site, needs ...string) *system {
+	t.Helper()
 	itest.Require(t, append(programs(), append(needs, "go", "ping")...)...)
-	l, err := Up(t.Context(), testConfig(testRoot(t)))
+	cfg := testConfig(testRoot(t))
+	cfg.Sites = sites
+	l, err := Up(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Down(context.Background())) })
 	s := &system{Lab: l, t: t, live: map[tuple]bool{}}
@@ -44,10 +52,16 @@ func newSystem(t *testing.T, needs ...string) *system {
 // startNodes builds examples/node and starts it on each host.
 func (s *system) startNodes() {
 	s.t.Helper()
+	require.NoError(s.t, s.StartNodes(s.t.Context(), s.buildNode()))
+}
+
+// buildNode returns the program.
+func (s *system) buildNode() string {
+	s.t.Helper()
 	program := filepath.Join(s.t.TempDir(), "node")
 	out, err := exec.CommandContext(s.t.Context(), "go", "build", "-o", program, "github.com/viasnet/vias/examples/node").CombinedOutput()
 	require.NoError(s.t, err, string(out))
-	require.NoError(s.t, s.StartNodes(s.t.Context(), program))
+	return program
 }
 
 // explain shows the flows and the nodes' logs of a test that failed.

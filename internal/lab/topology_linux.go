@@ -110,9 +110,6 @@ func (l *Lab) Dir() string { return l.cfg.dir() }
 func (l *Lab) OVS(i int) *OVSD { return l.ovs[i-1] }
 
 func (l *Lab) build(ctx context.Context) error {
-	if err := l.namespace(ctx, l.cfg.netNamespace()); err != nil {
-		return err
-	}
 	if err := l.provider(ctx); err != nil {
 		return fmt.Errorf("provider network: %w", err)
 	}
@@ -144,18 +141,6 @@ func (l *Lab) noIPv6(ctx context.Context, ns string) error {
 	return err
 }
 
-// provider is one bridge with the gateway's address, to which hosts are plugged.
-func (l *Lab) provider(ctx context.Context) error {
-	ns := l.cfg.netNamespace()
-	if err := l.noIPv6(ctx, ns); err != nil {
-		return err
-	}
-	return l.ips(ctx, ns,
-		"link add net0 address 02:99:00:00:00:fe type bridge mcast_snooping 0",
-		fmt.Sprintf("link set net0 mtu %d up", underlayMTU),
-		fmt.Sprintf("addr add %s/%d dev net0", gateway(), underlayBits))
-}
-
 func (l *Lab) ips(ctx context.Context, ns string, lines ...string) error {
 	for _, line := range lines {
 		if err := l.ip(ctx, ns, line); err != nil {
@@ -176,10 +161,10 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	if err := l.noIPv6(ctx, h.Namespace); err != nil {
 		return err
 	}
-	plug := fmt.Sprintf("h%d", h.Index) // the provider's end
-	if err := l.ips(ctx, l.cfg.netNamespace(),
+	at, plug := l.cfg.site(h.Index), fmt.Sprintf("h%d", h.Index) // the provider's end
+	if err := l.ips(ctx, h.Provider,
 		fmt.Sprintf("link add %s type veth peer name %s address %s mtu %d netns %s", plug, uplink, h.MAC, underlayMTU, h.Namespace),
-		fmt.Sprintf("link set %s master net0 mtu %d up", plug, underlayMTU)); err != nil {
+		fmt.Sprintf("link set %s master %s mtu %d up", plug, at.bridge, underlayMTU)); err != nil {
 		return err
 	}
 	for i := range h.Containers {
@@ -198,9 +183,9 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	}
 	return l.ips(ctx, h.Namespace,
 		"link set "+uplink+" up",
-		fmt.Sprintf("addr add %s/%d dev %s", h.Addr, underlayBits, bridge),
+		fmt.Sprintf("addr add %s/%d dev %s", h.Addr, at.Prefix.Bits(), bridge),
 		"link set "+bridge+" up",
-		"route add default via "+gateway().String())
+		"route add default via "+at.gateway().String())
 }
 
 // container is a namespace with one veth pair to the host; offloads as they come.

@@ -32,6 +32,8 @@ type Config struct {
 	Signal  Signal `json:"signal"`
 	// Listen is the UDP address of the overlay; port 0 = any.
 	Listen netip.AddrPort `json:"listen"`
+	// STUN servers, "HOST:PORT", tell the overlay's address as seen from outside.
+	STUN []string `json:"stun,omitempty"`
 
 	// Bridge is the Open vSwitch bridge; "" = no bypass.
 	Bridge string `json:"bridge,omitempty"`

@@ -3,6 +3,7 @@ package nodecfg
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -47,6 +48,11 @@ func (c *Config) checkRequired() error {
 		return errors.New("status: no path given")
 	case len(c.Status) > maxPath:
 		return fmt.Errorf("status: a unix socket's path has at most %d bytes, this has %d", maxPath, len(c.Status))
+	}
+	for _, s := range c.STUN {
+		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" {
+			return fmt.Errorf("stun: %q is no HOST:PORT", s)
+		}
 	}
 	switch strings.ToLower(c.Log) {
 	case "", "debug", "info", "warn", "error":

@@ -17,6 +17,7 @@ import (
 const (
 	dialTimeout  = 5 * time.Second
 	pingInterval = 15 * time.Second
+	hereInterval = 2 * time.Second
 	// silence is how long a server may be silent: three pings.
 	silence      = 45 * time.Second
 	backoffFirst = 100 * time.Millisecond
@@ -177,12 +178,18 @@ func (s *signaler) read(conn net.Conn, r *bufio.Reader) error {
 }
 
 func (s *signaler) ping(conn net.Conn, stop <-chan struct{}) {
-	tick := time.NewTicker(pingInterval)
+	tick, look := time.NewTicker(pingInterval), time.NewTicker(hereInterval)
 	defer tick.Stop()
+	defer look.Stop()
 	for {
 		select {
 		case <-stop:
 			return
+		case <-look.C:
+			if !here(conn.LocalAddr()) {
+				_ = conn.Close() // TCP would find out in minutes
+				return
+			}
 		case <-tick.C:
 			if s.write(conn, &frame{Kind: kindPing}) != nil {
 				_ = conn.Close() // which ends read
@@ -190,6 +197,16 @@ func (s *signaler) ping(conn net.Conn, stop <-chan struct{}) {
 			}
 		}
 	}
+}
+
+// here tells whether the machine still has that address.
+func here(local net.Addr) bool {
+	tcp, ok := local.(*net.TCPAddr)
+	addrs, err := net.InterfaceAddrs()
+	return !ok || err != nil || tcp.IP.IsLoopback() || slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(tcp.IP)
+	})
 }
 
 func (s *signaler) write(conn net.Conn, f *frame) error {

@@ -303,3 +303,11 @@ func FuzzFrame(f *testing.F) {
 		require.True(t, bytes.Equal(fr.Data, back.Data))
 	})
 }
+
+// A connection from an address that the machine no longer has is of no use.
+func TestAddressIsStillHere(t *testing.T) {
+	require.True(t, here(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}), "loopback")
+	require.True(t, here(&net.TCPAddr{IP: net.IPv4(127, 7, 7, 7)}), "loopback has more than are listed")
+	require.True(t, here(&net.UnixAddr{}), "no address of the machine's")
+	require.False(t, here(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}), "of nobody (RFC 5737)")
+}

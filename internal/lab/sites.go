@@ -1,0 +1,79 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/viasnet/vias/tap"
+)
+
+// Site is one link of the provider's network, with its hosts and a router.
+type Site struct {
+	// Prefix holds its hosts' addresses (host i has the i-th) and the router's, the last
+	// but one. A prefix of 24 bits.
+	Prefix netip.Prefix
+	// Outside, if valid, makes the site a cloud of its own: its router has that address,
+	// with that prefix of 24 bits, outside, and translates it to and from its first host,
+	// as clouds do with a public address. Sites without it have one router between them,
+	// and their addresses reach each other.
+	Outside netip.Prefix
+}
+
+// site is a Site with its place.
+type site struct {
+	Site
+	nr        int    // from 0
+	namespace string // of its link and router
+	bridge    string
+}
+
+// outside is the namespace that joins all sites.
+func (c Config) outside() string { return c.Prefix + "net" }
+
+func (c Config) site(host int) site { return c.siteNr((host - 1) % len(c.Sites)) }
+
+func (c Config) siteNr(nr int) site {
+	s := site{Site: c.Sites[nr], nr: nr, namespace: c.outside(), bridge: "net" + strconv.Itoa(nr)}
+	if s.Outside.IsValid() {
+		s.namespace += strconv.Itoa(nr + 1)
+	}
+	return s
+}
+
+func (s site) host(nr int) netip.Addr { return nth(s.Prefix, byte(nr)) }
+
+// gateway is the router's address in the site.
+func (s site) gateway() netip.Addr { return nth(s.Prefix, 254) }
+
+// routerMAC is the router's in the site.
+func (s site) routerMAC() tap.MAC { return tap.MAC{0x02, 0x99, 0, 0, byte(s.nr), 0xfe} }
+
+// nth is an address in a prefix of 24 bits.
+func nth(p netip.Prefix, n byte) netip.Addr {
+	a := p.Addr().As4()
+	a[3] = n
+	return netip.AddrFrom4(a)
+}
+
+func (c Config) checkSites() error {
+	is24 := func(p netip.Prefix) bool { return p.IsValid() && p.Addr().Is4() && p.Bits() == 24 }
+	seen := map[netip.Prefix]bool{}
+	for i, s := range c.Sites {
+		once := s.Prefix
+		switch {
+		case !is24(s.Prefix), s.Outside.IsValid() && !is24(s.Outside):
+			return fmt.Errorf("%w: site %d: want IPv4 prefixes of 24 bits", ErrLab, i+1)
+		case s.Outside.IsValid():
+			once = s.Outside.Masked()
+		}
+		if seen[once] {
+			return fmt.Errorf("%w: site %d: %v is there twice", ErrLab, i+1, once)
+		}
+		seen[once] = true
+	}
+	if len(c.Sites) == 0 || len(c.Sites) > c.Hosts {
+		return fmt.Errorf("%w: %d sites for %d hosts", ErrLab, len(c.Sites), c.Hosts)
+	}
+	return nil
+}

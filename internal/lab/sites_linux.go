@@ -1,0 +1,70 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+)
+
+// provider builds the sites, and what joins them.
+func (l *Lab) provider(ctx context.Context) error {
+	if err := l.router(ctx, l.cfg.outside()); err != nil {
+		return err
+	}
+	for i := range l.cfg.Sites {
+		s := l.cfg.siteNr(i)
+		if s.Outside.IsValid() {
+			if err := l.cloud(ctx, s); err != nil {
+				return fmt.Errorf("site %d: %w", i+1, err)
+			}
+		}
+		if err := l.link(ctx, s); err != nil {
+			return fmt.Errorf("site %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// router is a namespace that forwards IPv4.
+func (l *Lab) router(ctx context.Context, ns string) error {
+	if err := l.namespace(ctx, ns); err != nil {
+		return err
+	}
+	if err := l.noIPv6(ctx, ns); err != nil {
+		return err
+	}
+	_, err := l.in(ctx, ns, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	return err
+}
+
+// link is a bridge with the router's address, to which hosts are plugged.
+func (l *Lab) link(ctx context.Context, s site) error {
+	return l.ips(ctx, s.namespace,
+		fmt.Sprintf("link add %s address %s type bridge mcast_snooping 0", s.bridge, s.routerMAC()),
+		fmt.Sprintf("link set %s mtu %d up", s.bridge, underlayMTU),
+		fmt.Sprintf("addr add %s/%d dev %s", s.gateway(), s.Prefix.Bits(), s.bridge))
+}
+
+// cloud is a router of the site's own, known outside by one address, which is its
+// first host's.
+func (l *Lab) cloud(ctx context.Context, s site) error {
+	if err := l.router(ctx, s.namespace); err != nil {
+		return err
+	}
+	far := fmt.Sprintf("cloud%d", s.nr+1)
+	if err := l.ips(ctx, s.namespace,
+		fmt.Sprintf("link add out mtu %d type veth peer name %s mtu %d netns %s", underlayMTU, far, underlayMTU, l.cfg.outside()),
+		"link set out up", fmt.Sprintf("addr add %s dev out", s.Outside)); err != nil {
+		return err
+	}
+	if err := l.ips(ctx, l.cfg.outside(),
+		fmt.Sprintf("link set %s up", far), fmt.Sprintf("addr add %s/24 dev %s", nth(s.Outside, 254), far)); err != nil {
+		return err
+	}
+	if err := l.ip(ctx, s.namespace, "route add default via "+nth(s.Outside, 254).String()); err != nil {
+		return err
+	}
+	_, err := l.in(ctx, s.namespace, "nft", fmt.Sprintf("table ip cloud {"+
+		" chain in { type nat hook prerouting priority -100; iif out ip daddr %s dnat to %s; };"+
+		" chain out { type nat hook postrouting priority 100; oif out masquerade; }; }", s.Outside.Addr(), s.host(s.nr+1)))
+	return err
+}
