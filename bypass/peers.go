@@ -1,6 +1,9 @@
 package bypass
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/viasnet/vias/overlay"
@@ -238,15 +241,33 @@ func (l *loop) drop(p *peer) {
 	}
 	l.unlisten(p)
 	if p.leased {
-		var none []Lease
-		for _, proto := range []Proto{TCP, UDP} {
-			none = append(none, Lease{Peer: p.number, Proto: proto, Local: p.pair.Local, Remote: p.pair.Remote})
-		}
-		l.enqueue(Change{Leases: none}, func(error) {}) // or they end by themselves
+		l.endLeases(p)
 	}
 	if p.guarded.Remote.IsValid() {
 		l.base.late[p.guarded] = time.Now().Add(l.cfg.Lease)
 	}
 	delete(l.peers, peerKey{p.member, p.id})
 	l.setBase(nil)
+}
+
+// endLeases closes p's gates. Other peers between the same two addresses, of other
+// Networks, come in by the same gates: they open them again in the same change.
+func (l *loop) endLeases(p *peer) {
+	var c Change
+	for _, proto := range []Proto{TCP, UDP} {
+		c.Leases = append(c.Leases, Lease{Peer: p.number, Proto: proto, Local: p.pair.Local, Remote: p.pair.Remote})
+	}
+	notes, now := []func(error){}, time.Now()
+	for _, q := range slices.SortedFunc(maps.Values(l.peers), func(x, y *peer) int { return cmp.Compare(x.number, y.number) }) {
+		if q != p && q.pair == p.pair && q.busy() {
+			theirs := l.leases(q)
+			c.Leases = append(c.Leases, theirs...)
+			notes = append(notes, l.leased(q, Change{Leases: theirs}, now))
+		}
+	}
+	l.enqueue(c, func(err error) { // if it failed they end by themselves
+		for _, note := range notes {
+			note(err)
+		}
+	})
 }
