@@ -46,10 +46,21 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
 			trust: &l.cfg.Trust, lease: l.cfg.Lease, mtu: m.cfg.MTU, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
+			taken: func(port uint16) bool { return l.listens(p, port) },
 		}}
 		l.peers[k] = p
 	}
 	return p
+}
+
+// listens tells whether another peer than p is probed at port, or was just now.
+func (l *loop) listens(p *peer, port uint16) bool {
+	for _, q := range l.peers {
+		if q != p && slices.ContainsFunc(q.proof.installed, func(r Rule) bool { return r.Local.Port() == port }) {
+			return true
+		}
+	}
+	return false
 }
 
 // busy tells whether flows depend on the path.

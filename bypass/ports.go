@@ -55,12 +55,18 @@ func (p *ports) propose() uint16 {
 	return p.rng.First() + p.below(p.flowPorts())
 }
 
-// probe draws n different ports for probes.
-func (p *ports) probe(n int) []uint16 {
+// probe draws n different ports for probes, which are not taken unless all are: a
+// Listen rule matches no sender, so two with one port are one rule, and whoever is
+// done first would take it from the other. nil = none is taken.
+func (p *ports) probe(n int, taken func(port uint16) bool) []uint16 {
 	slot := p.rng.Len() / 16 / n
 	out := make([]uint16, n)
 	for i := range out { // kept apart by their slots
-		out[i] = p.firstProbe() + uint16(i*slot) + p.below(slot)
+		first, start := p.firstProbe()+uint16(i*slot), p.below(slot)
+		out[i] = first + start
+		for k := 1; taken != nil && k < slot && taken(out[i]); k++ {
+			out[i] = first + (start+uint16(k))%uint16(slot)
+		}
 	}
 	return out
 }

@@ -138,6 +138,37 @@ func TestTwoNetworksOnOneHost(t *testing.T) {
 	}
 }
 
+// Proofs of one host never listen on one port, so that none can take it from another,
+// by chance or by starting anew until it happens.
+func TestProofsListenApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		q := p.second()
+		for i := range 150 {
+			until(t, time.Minute, "both are proven", func() bool {
+				a, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				b, _ := q.a.member.PathTo(t.Context(), q.b.id)
+				return a == bypass.ReasonNone && b == bypass.ReasonNone
+			})
+			for _, n := range []*node{p.a, p.b} {
+				require.Len(t, listening(n), 8, "round %d", i) // two ports, UDP and TCP, of two Networks
+			}
+			q.a.restarted(q.b)
+			synctest.Wait()
+		}
+	})
+}
+
+// listening lists where a host's probes are answered.
+func listening(n *node) (at []bypass.Rule) {
+	for _, r := range n.sw.Rules() {
+		if r.Rule.Direction == bypass.Listen {
+			at = append(at, r.Rule)
+		}
+	}
+	return at
+}
+
 // restarted tells n's host that peer runs anew.
 func (n *node) restarted(peer *node) {
 	b, err := bypass.Encode(bypass.Message{Kind: bypass.MsgWant, Epoch: 7})
