@@ -19,6 +19,7 @@ type peer struct {
 	epoch  uint64 // its run; 0 = not known
 	proof  proof
 	timer  time.Time // when the proof is due next, as last put into the timers
+	kicked time.Time // when it is kicked next, as last put into the timers
 
 	// What its flows use: the addresses of the proof under which they began.
 	pair    AddrPair
@@ -31,6 +32,8 @@ type peer struct {
 	looking bool     // its address is being looked up
 	eager   bool     // flows wait for the path to be seen to work again
 	next    *message // what it said meanwhile
+
+	rounds, told, heeded, logged pace // what it made us do
 
 	// Which transactions are alive (resync.go).
 	unsaid []uint64  // active ones that are still to be announced
@@ -225,7 +228,9 @@ func (l *loop) gated(p *peer, proto Proto, now time.Time) bool {
 // reset: the peer runs anew, and knows nothing of what was.
 func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	if p.epoch != 0 {
-		l.log.Info("bypass: peer restarted", "peer", p.id.Short())
+		if p.logged.allow(now, logEvery, logBurst) {
+			l.log.Info("bypass: peer restarted", "peer", p.id.Short())
+		}
 		for _, e := range sorted(p.flows) {
 			l.step(e, input{event: evPeerReset}, now)
 		}

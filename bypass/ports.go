@@ -21,14 +21,15 @@ type tuple struct {
 type ports struct {
 	rng  PortRange
 	used map[tuple]time.Time
-	draw func() uint64 // chance
+	held map[netip.Addr]int // how many of used have that remote address
+	draw func() uint64      // chance
 }
 
 // live is the expiry of a tuple that is in use.
 var live = time.Time{}
 
 func newPorts(r PortRange, draw func() uint64) *ports {
-	return &ports{rng: r, used: make(map[tuple]time.Time), draw: draw}
+	return &ports{rng: r, used: make(map[tuple]time.Time), held: make(map[netip.Addr]int), draw: draw}
 }
 
 // below draws a number from 0 to n-1.
@@ -72,8 +73,11 @@ func (p *ports) probe(n int, taken func(port uint16) bool) []uint16 {
 }
 
 // pick draws our port for a tuple whose remote end is given, and takes the tuple;
-// false when all are in use.
+// false when all are in use, or too many of that remote host.
 func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now time.Time) (uint16, bool) {
+	if p.held[remote.Addr()] >= maxTuples {
+		return 0, false
+	}
 	n := uint16(p.flowPorts())
 	start := p.below(int(n))
 	for i := range n {
@@ -85,24 +89,37 @@ func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now t
 	return 0, false
 }
 
-// take makes t live; false if it is live or rests.
+// take makes t live; false if it is live or rests, or if there are too many.
 func (p *ports) take(t tuple, now time.Time) bool {
 	until, known := p.used[t]
 	if known && (until == live || now.Before(until)) {
 		return false
 	}
-	p.used[t] = live
+	if !known && p.held[t.remote.Addr()] >= maxTuples {
+		return false
+	}
+	p.set(t, live)
 	return true
 }
 
 // free sends t into quarantine.
-func (p *ports) free(t tuple, until time.Time) { p.used[t] = until }
+func (p *ports) free(t tuple, until time.Time) { p.set(t, until) }
+
+func (p *ports) set(t tuple, until time.Time) {
+	if _, known := p.used[t]; !known {
+		p.held[t.remote.Addr()]++
+	}
+	p.used[t] = until
+}
 
 // sweep forgets tuples that have rested.
 func (p *ports) sweep(now time.Time) {
 	for t, until := range p.used {
 		if until != live && !now.Before(until) {
 			delete(p.used, t)
+			if p.held[t.remote.Addr()]--; p.held[t.remote.Addr()] == 0 {
+				delete(p.held, t.remote.Addr())
+			}
 		}
 	}
 }

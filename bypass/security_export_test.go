@@ -67,5 +67,7 @@ func (b *queue[J]) len() int {
 
 // Limits of what one peer can make a host hold.
 const (
-	MaxFlows = maxFlows
+	MaxFlows     = maxFlows
+	MaxPeerFlows = maxPeerFlows
+	MaxChanges   = maxChanges
 )
