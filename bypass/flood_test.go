@@ -197,7 +197,6 @@ func (tr *trio) sends() uint64 {
 // A guest that scans 100,000 five-tuples: what it makes the hosts hold is bounded, and
 // gone some minutes later; another guest's flow is not touched.
 func TestScan(t *testing.T) {
-	const scanned = 100_000
 	synctest.Test(t, func(t *testing.T) {
 		tr := newTrio(t, 9, slowSwitch)
 		heap := heapNow()
