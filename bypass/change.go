@@ -23,7 +23,11 @@ const applyTimeout = 5 * time.Second
 
 // enqueue has the change worker apply c, and done called in the loop.
 func (l *loop) enqueue(c Change, done func(error)) {
-	l.change.post(pending{change: c, done: done})
+	l.changes++
+	l.change.post(pending{change: c, done: func(err error) {
+		l.changes--
+		done(err)
+	}})
 }
 
 // makeChanges is the worker of the switch's tables: what has come while the last

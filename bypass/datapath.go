@@ -172,7 +172,9 @@ type Lease struct {
 	Outbound, Inbound time.Duration
 }
 
-// Change is one atomic step: leases and additions first, removals last.
+// Change is one atomic step: leases and additions first, removals last. Leases take
+// effect in their order: what lets packets in belongs to the two addresses, so that of
+// several peers between the same two the last lease counts.
 type Change struct {
 	Leases      []Lease
 	Add, Remove []Rule

@@ -38,6 +38,10 @@ func (l *loop) begins(e *entry, now time.Time) {
 		return
 	}
 	p := l.peer(e.key.member, ends.Peer)
+	if e.peer != p && len(p.flows) >= maxPeerFlows {
+		l.forget(e)
+		return
+	}
 	e.goesTo(p)
 	if !l.allows(p.member, e.flow, ends, true).Bypass { // it may have changed since the Network asked
 		e.wanted = false
@@ -230,12 +234,14 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 	if !l.members[mem] {
 		return
 	}
+	p := l.peer(mem, from)
 	m, err := l.codec.decode(b)
 	if err != nil {
-		l.log.Warn("bypass: message from peer refused", "peer", from.Short(), "err", err)
+		if p.logged.allow(now, logEvery, logBurst) {
+			l.log.Warn("bypass: message from peer refused", "peer", from.Short(), "err", err)
+		}
 		return
 	}
-	p := l.peer(mem, from)
 	if m.Epoch == 0 || (m.PeerEpoch != 0 && m.PeerEpoch != l.epoch) {
 		return // meant for an earlier run of ours
 	}
@@ -248,11 +254,15 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 	case msgAccept, msgConfirm, msgDone, msgReject, msgClose, msgCloseAck:
 		l.onFlowMessage(p, m, now)
 	case msgAlive:
-		l.onAlive(p, m, now)
+		if p.heeded.allow(now, heedEvery, heedBurst) {
+			l.onAlive(p, m, now)
+		}
 	case msgCounters:
 		l.onCounters(p, m, now)
 	case msgSync:
-		l.announce(p, now)
+		if p.told.allow(now, tellEvery, tellBurst) {
+			l.announce(p, now)
+		}
 	default:
 		l.onProofMessage(p, m, now)
 	}
@@ -340,8 +350,11 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 	if !l.ports.flowPort(m.Local.Port()) {
 		return nil, ReasonPorts
 	}
-	if l.flows[flowKey{p.member, flow.Canonical()}] == nil && len(l.flows) >= maxFlows {
+	if l.flows[flowKey{p.member, flow.Canonical()}] == nil && (len(l.flows) >= maxFlows || len(p.flows) >= maxPeerFlows) {
 		return nil, ReasonPorts
+	}
+	if l.changes >= maxChanges || l.byTxn[txnKey{p, m.ID}] != nil {
+		return nil, ReasonBackoff
 	}
 	e := l.entry(p.member, flow)
 	switch {

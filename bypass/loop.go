@@ -42,6 +42,7 @@ type loop struct {
 	byTxn   map[txnKey]*entry // while its transaction runs
 	lastID  uint32            // of rules
 	serial  uint64            // of entries
+	changes int               // that wait for the switch
 	up      bool              // the switch is connected
 	cleared bool              // what earlier runs left is known: its tuples rest
 	ended   bool              // the last member has left: nothing is to stay in the switch
@@ -344,7 +345,7 @@ func (l *loop) clearOld(stats []RuleStat, now time.Time) {
 	for _, s := range stats {
 		if s.Rule.Direction == Inbound {
 			t := tuple{s.Rule.Flow.Proto, s.Rule.Local, s.Rule.Remote}
-			l.ports.used[t] = now.Add(l.cfg.Lease + l.cfg.Quarantine)
+			l.ports.free(t, now.Add(l.cfg.Lease+l.cfg.Quarantine))
 			l.base.late[AddrPair{s.Rule.Local.Addr(), s.Rule.Remote.Addr()}] = now.Add(l.cfg.Lease)
 		}
 	}

@@ -27,6 +27,7 @@ type Member struct {
 	leaving chan struct{} // closed when the last flow has settled, after leaveAt
 	leaveAt time.Time
 	left    atomic.Bool   // Leave was called
+	recheck atomic.Bool   // one waits
 	gone    chan struct{} // closed when it is over
 }
 
@@ -230,7 +231,11 @@ func (m *Member) Detach(ctx context.Context, ofport uint32) error {
 // Recheck takes down bypasses whose endpoints Resolve now tells otherwise, or whose
 // endpoints' new tags the policy does not allow.
 func (m *Member) Recheck() {
+	if m.recheck.Swap(true) {
+		return // one that waits is enough, however often a peer announces
+	}
 	m.post(func() {
+		m.recheck.Store(false)
 		for _, e := range m.loop.flowsOf(m) {
 			if e.t.phase == phaseOverlay {
 				continue

@@ -181,13 +181,13 @@ func TestPorts(t *testing.T) {
 	p.sweep(now.Add(time.Hour))
 	require.Len(t, p.used, 60, "59 live flows and UDP; what has rested is forgotten")
 	for range 100 {
-		for _, port := range p.probe(2) {
+		for _, port := range p.probe(2, nil) {
 			require.True(t, p.probePort(port))
 		}
 		require.True(t, p.flowPort(p.propose()))
-		require.NotEqual(t, p.probe(2)[0], p.probe(2)[1]+60)
+		require.NotEqual(t, p.probe(2, nil)[0], p.probe(2, nil)[1]+60)
 	}
-	two := p.probe(2)
+	two := p.probe(2, nil)
 	require.NotEqual(t, two[0], two[1])
 }
 

@@ -15,10 +15,7 @@ func (l *loop) kick(p *peer, now time.Time) {
 	case !p.linked, !l.up, !l.cleared, p.member.policyNow() == nil, p.member.left.Load():
 		return
 	case pr.phase == proofFailed && now.Before(pr.deadline):
-		if !p.retry.Equal(pr.deadline) {
-			p.retry = pr.deadline
-			l.timers.add(pr.deadline, func() { l.kick(p, time.Now()) })
-		}
+		l.kickAt(p, pr.deadline)
 		return
 	case pr.phase != proofNone && pr.phase != proofFailed:
 		return
@@ -27,6 +24,10 @@ func (l *loop) kick(p *peer, now time.Time) {
 		return
 	case !pr.lower():
 		l.send(p, message{Kind: msgWant})
+		return
+	}
+	if !p.rounds.allow(now, roundEvery, roundBurst) {
+		l.kickAt(p, now.Add(roundEvery))
 		return
 	}
 	// The MTU is that of the way to the peer, which we learn with its address: the
@@ -44,6 +45,20 @@ func (l *loop) homeless(p *peer, now time.Time) {
 		return p.proof.fail(l.noAddr, now)
 	})
 	l.kick(p, now) // later
+}
+
+// kickAt kicks p at a time, unless it is kicked before.
+func (l *loop) kickAt(p *peer, at time.Time) {
+	if !p.kicked.IsZero() && !p.kicked.After(at) {
+		return
+	}
+	p.kicked = at
+	l.timers.add(at, func() {
+		if p.kicked.Equal(at) && l.known(p) {
+			p.kicked = time.Time{}
+			l.kick(p, time.Now())
+		}
+	})
 }
 
 // prove lets f change the proof, does what it asks for, and draws the consequences.
@@ -264,6 +279,10 @@ func (l *loop) onChallenge(p *peer, m message, now time.Time) {
 			r = ReasonSwitchDown
 		}
 		l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: r})
+		return
+	}
+	if !p.rounds.allow(now, roundEvery, roundBurst) {
+		l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: ReasonBackoff})
 		return
 	}
 	if p.proof.fresh() {

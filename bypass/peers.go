@@ -1,6 +1,9 @@
 package bypass
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/viasnet/vias/overlay"
@@ -16,7 +19,7 @@ type peer struct {
 	epoch  uint64 // its run; 0 = not known
 	proof  proof
 	timer  time.Time // when the proof is due next, as last put into the timers
-	retry  time.Time // when a failed one is, likewise
+	kicked time.Time // when it is kicked next, as last put into the timers
 
 	// What its flows use: the addresses of the proof under which they began.
 	pair    AddrPair
@@ -30,7 +33,8 @@ type peer struct {
 	eager   bool     // flows wait for the path to be seen to work again
 	next    *message // what it said meanwhile
 
-	health peerHealth
+	health                       peerHealth
+	rounds, told, heeded, logged pace // what it made us do
 
 	// Which transactions are alive (resync.go).
 	unsaid []uint64  // active ones that are still to be announced
@@ -46,10 +50,21 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
 			trust: &l.cfg.Trust, lease: l.cfg.Lease, mtu: m.cfg.MTU, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
+			taken: func(port uint16) bool { return l.listens(p, port) },
 		}}
 		l.peers[k] = p
 	}
 	return p
+}
+
+// listens tells whether another peer than p is probed at port, or was just now.
+func (l *loop) listens(p *peer, port uint16) bool {
+	for _, q := range l.peers {
+		if q != p && slices.ContainsFunc(q.proof.installed, func(r Rule) bool { return r.Local.Port() == port }) {
+			return true
+		}
+	}
+	return false
 }
 
 // busy tells whether flows depend on the path.
@@ -214,7 +229,9 @@ func (l *loop) gated(p *peer, proto Proto, now time.Time) bool {
 // reset: the peer runs anew, and knows nothing of what was.
 func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 	if p.epoch != 0 {
-		l.log.Info("bypass: peer restarted", "peer", p.id.Short())
+		if p.logged.allow(now, logEvery, logBurst) {
+			l.log.Info("bypass: peer restarted", "peer", p.id.Short())
+		}
 		for _, e := range sorted(p.flows) {
 			l.step(e, input{event: evPeerReset}, now)
 		}
@@ -241,15 +258,33 @@ func (l *loop) drop(p *peer) {
 	}
 	l.unlisten(p)
 	if p.leased {
-		var none []Lease
-		for _, proto := range []Proto{TCP, UDP} {
-			none = append(none, Lease{Peer: p.number, Proto: proto, Local: p.pair.Local, Remote: p.pair.Remote})
-		}
-		l.enqueue(Change{Leases: none}, func(error) {}) // or they end by themselves
+		l.endLeases(p)
 	}
 	if p.guarded.Remote.IsValid() {
 		l.base.late[p.guarded] = time.Now().Add(l.cfg.Lease)
 	}
 	delete(l.peers, peerKey{p.member, p.id})
 	l.setBase(nil)
+}
+
+// endLeases closes p's gates. Other peers between the same two addresses, of other
+// Networks, come in by the same gates: they open them again in the same change.
+func (l *loop) endLeases(p *peer) {
+	var c Change
+	for _, proto := range []Proto{TCP, UDP} {
+		c.Leases = append(c.Leases, Lease{Peer: p.number, Proto: proto, Local: p.pair.Local, Remote: p.pair.Remote})
+	}
+	notes, now := []func(error){}, time.Now()
+	for _, q := range slices.SortedFunc(maps.Values(l.peers), func(x, y *peer) int { return cmp.Compare(x.number, y.number) }) {
+		if q != p && q.pair == p.pair && q.busy() {
+			theirs := l.leases(q)
+			c.Leases = append(c.Leases, theirs...)
+			notes = append(notes, l.leased(q, Change{Leases: theirs}, now))
+		}
+	}
+	l.enqueue(c, func(err error) { // if it failed they end by themselves
+		for _, note := range notes {
+			note(err)
+		}
+	})
 }

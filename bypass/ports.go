@@ -21,14 +21,15 @@ type tuple struct {
 type ports struct {
 	rng  PortRange
 	used map[tuple]time.Time
-	draw func() uint64 // chance
+	held map[netip.Addr]int // how many of used have that remote address
+	draw func() uint64      // chance
 }
 
 // live is the expiry of a tuple that is in use.
 var live = time.Time{}
 
 func newPorts(r PortRange, draw func() uint64) *ports {
-	return &ports{rng: r, used: make(map[tuple]time.Time), draw: draw}
+	return &ports{rng: r, used: make(map[tuple]time.Time), held: make(map[netip.Addr]int), draw: draw}
 }
 
 // below draws a number from 0 to n-1.
@@ -55,19 +56,28 @@ func (p *ports) propose() uint16 {
 	return p.rng.First() + p.below(p.flowPorts())
 }
 
-// probe draws n different ports for probes.
-func (p *ports) probe(n int) []uint16 {
+// probe draws n different ports for probes, which are not taken unless all are: a
+// Listen rule matches no sender, so two with one port are one rule, and whoever is
+// done first would take it from the other. nil = none is taken.
+func (p *ports) probe(n int, taken func(port uint16) bool) []uint16 {
 	slot := p.rng.Len() / 16 / n
 	out := make([]uint16, n)
 	for i := range out { // kept apart by their slots
-		out[i] = p.firstProbe() + uint16(i*slot) + p.below(slot)
+		first, start := p.firstProbe()+uint16(i*slot), p.below(slot)
+		out[i] = first + start
+		for k := 1; taken != nil && k < slot && taken(out[i]); k++ {
+			out[i] = first + (start+uint16(k))%uint16(slot)
+		}
 	}
 	return out
 }
 
 // pick draws our port for a tuple whose remote end is given, and takes the tuple;
-// false when all are in use.
+// false when all are in use, or too many of that remote host.
 func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now time.Time) (uint16, bool) {
+	if p.held[remote.Addr()] >= maxTuples {
+		return 0, false
+	}
 	n := uint16(p.flowPorts())
 	start := p.below(int(n))
 	for i := range n {
@@ -79,24 +89,37 @@ func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now t
 	return 0, false
 }
 
-// take makes t live; false if it is live or rests.
+// take makes t live; false if it is live or rests, or if there are too many.
 func (p *ports) take(t tuple, now time.Time) bool {
 	until, known := p.used[t]
 	if known && (until == live || now.Before(until)) {
 		return false
 	}
-	p.used[t] = live
+	if !known && p.held[t.remote.Addr()] >= maxTuples {
+		return false
+	}
+	p.set(t, live)
 	return true
 }
 
 // free sends t into quarantine.
-func (p *ports) free(t tuple, until time.Time) { p.used[t] = until }
+func (p *ports) free(t tuple, until time.Time) { p.set(t, until) }
+
+func (p *ports) set(t tuple, until time.Time) {
+	if _, known := p.used[t]; !known {
+		p.held[t.remote.Addr()]++
+	}
+	p.used[t] = until
+}
 
 // sweep forgets tuples that have rested.
 func (p *ports) sweep(now time.Time) {
 	for t, until := range p.used {
 		if until != live && !now.Before(until) {
 			delete(p.used, t)
+			if p.held[t.remote.Addr()]--; p.held[t.remote.Addr()] == 0 {
+				delete(p.held, t.remote.Addr())
+			}
 		}
 	}
 }

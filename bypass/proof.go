@@ -81,6 +81,7 @@ type proofConfig struct {
 	lease      time.Duration
 	mtu        int // that the path must take
 	ports      *ports
+	taken      func(port uint16) bool // another proof listens there
 	ruleID     func() uint32
 	draw       func() uint64
 }
@@ -195,7 +196,7 @@ func (p *proof) accept(m message, route Route) Reason {
 	p.local, p.remote, p.route = route.Local, m.Addr, route
 	p.peerLease = time.Duration(m.Lease) * time.Second
 	p.mtu = min(route.MTU, m.MTU)
-	p.mine = p.cfg.ports.probe(2)
+	p.mine = p.cfg.ports.probe(2, p.cfg.taken)
 	us := proofEnd{p.cfg.self, p.cfg.epoch, p.local, p.nonce}
 	them := proofEnd{p.cfg.peer, m.Epoch, m.Addr, m.Nonce}
 	if !p.lower() {

@@ -75,6 +75,15 @@ func leaseCases() []datapathCase {
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 			e.expect(Uplink, arriving(), WorkloadA, delivered())
 		}},
+		{"peers between the same addresses share what lets packets in", func(e *env) {
+			e.bypassed(lease(long, long))
+			gone := lease(0, 0)
+			gone.Peer = peer + 1
+			e.apply(bypass.Change{Leases: []bypass.Lease{gone, lease(long, long)}})
+			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			require.Len(e.t, e.rules(), 2)
+		}},
 		{"leases of protocols are apart", func(e *env) {
 			l := lease(long, long)
 			l.Proto = bypass.UDP
