@@ -41,6 +41,7 @@ const (
 	healthPeriod = 500 * time.Millisecond  // between two listings
 	healthRest   = 30 * time.Second        // at most
 	healthShare  = 50                      // a listing may take one part in so many of the time
+	healthRule   = 100 * time.Microsecond  // at least, for each rule: the switch and the loop work too
 	healthLag    = 1500 * time.Millisecond // of a switch's counters; and ten listings' time
 	healthBurst  = 8                       // Counters messages at once
 	healthPause  = 100 * time.Millisecond  // between two bursts
@@ -171,7 +172,8 @@ func (l *loop) countRules() {
 		ended := time.Now()
 		l.box.post(func() {
 			took := ended.Sub(began)
-			l.timers.add(time.Now().Add(min(max(healthPeriod, healthShare*took), healthRest)), l.countRules)
+			rest := max(healthPeriod, healthShare*took, time.Duration(len(stats))*healthRule)
+			l.timers.add(time.Now().Add(min(rest, healthRest)), l.countRules)
 			if err == nil { // a switch that does not answer is seen to elsewhere
 				l.health.lag = healthLag + 10*took
 				l.health.ended[n%uint64(len(l.health.ended))] = ended
