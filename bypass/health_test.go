@@ -1,8 +1,11 @@
 package bypass_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -221,6 +224,84 @@ func TestLateCountersDoNoHarm(t *testing.T) {
 		p.b.mu.Lock()
 		p.b.linked = true
 		p.b.mu.Unlock()
+		p.leave()
+	})
+}
+
+// slowRules is a switch that takes long to list its rules.
+type slowRules struct {
+	bypass.Datapath
+	takes time.Duration
+	calls *atomic.Int32
+}
+
+func (d slowRules) Rules(ctx context.Context) ([]bypass.RuleStat, error) {
+	d.calls.Add(1)
+	<-time.After(d.takes)
+	return d.Datapath.Rules(ctx)
+}
+
+// Listings take a fiftieth of the time at most, whatever they cost, hold nothing else
+// up, and end with the flows. There is one for all flows and peers.
+func TestListingsTakeLittle(t *testing.T) {
+	for takes, most := range map[time.Duration]int32{0: 121, 100 * time.Millisecond: 13, 300 * time.Millisecond: 5} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int32
+			p := newPair(t, func(i int, c *bypass.HostConfig) {
+				if open := c.Datapath; i == 0 {
+					c.Datapath = func(ctx context.Context) (bypass.Datapath, error) {
+						d, err := open(ctx)
+						return slowRules{d, takes, &calls}, err
+					}
+				}
+			})
+			p.bypassed(2 * time.Second)
+			pass(5 * time.Second)
+			before := calls.Load()
+			for range 6 {
+				require.Equal(t, 2, p.exchange())
+				pass(10 * time.Second)
+			}
+			require.LessOrEqual(t, calls.Load()-before, most, "%v each", takes)
+			require.GreaterOrEqual(t, calls.Load()-before, most-3, "%v each", takes)
+			p.a.member.SetPolicy(bypass.Never)
+			p.onOverlay(5 * time.Second)
+			pass(time.Minute)
+			before = calls.Load()
+			pass(time.Minute)
+			require.Equal(t, before, calls.Load(), "no flows, no listings")
+			p.leave()
+		})
+	}
+}
+
+// Of many flows, which take many messages to tell of, the one that is broken leaves, and
+// no other.
+func TestOneOfManyIsBroken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		pass(2 * time.Second)
+		const n = 1000
+		flows := make([]bypass.Flow, n)
+		for i := range flows {
+			flows[i] = bypass.Flow{Proto: bypass.UDP, Dst: p.flow.Dst, Src: netip.AddrPortFrom(p.flow.Src.Addr(), uint16(1000+i))}
+			p.a.member.Request(flows[i], bypass.Verdict{Bypass: true})
+		}
+		pass(time.Second)
+		s := p.a.status(flows[n-1])
+		require.Equal(t, bypass.Bypassed, s.State)
+		p.wire.Drop(func(w bypasstest.Packet) bool { return w.Flow.Src == s.Local && w.Flow.Dst == s.Remote })
+		until(t, 8*time.Second, "it leaves", func() bool {
+			for _, f := range flows {
+				p.a.sw.Send(ofport, bypasstest.Packet{SrcMAC: p.a.mac, DstMAC: p.b.mac, Flow: f}.Frame())
+			}
+			<-time.After(200 * time.Millisecond)
+			return p.a.status(flows[n-1]).Reason == bypass.ReasonFlowBroken
+		})
+		for _, f := range flows[:n-1] {
+			require.Equal(t, bypass.Bypassed, p.b.status(f).State)
+		}
+		p.wire.Drop(nil)
 		p.leave()
 	})
 }

@@ -160,3 +160,16 @@ func TestHealthRules(t *testing.T) {
 	h.reported(3, time.Time{}, at(7000), healthLag)
 	require.False(t, h.listed(0, at(9000), at(9000)), "the sender's counter began anew")
 }
+
+// What our outbound rule counted while its gate may have been closed is not told.
+func TestCountsBehindAClosedGate(t *testing.T) {
+	h := newHealth()
+	require.False(t, h.counts(0, false), "nothing to tell")
+	require.True(t, h.counts(5, false))
+	h.told = h.out - h.void
+	require.False(t, h.counts(9, true))
+	require.True(t, h.counts(10, false))
+	require.EqualValues(t, 6, h.out-h.void)
+	require.True(t, h.counts(2, false), "the counter began anew")
+	require.EqualValues(t, 2, h.out-h.void)
+}

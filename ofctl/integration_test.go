@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -188,4 +189,26 @@ func TestIntegrationSet(t *testing.T) {
 	set(ofctl.Difference{Deleted: n - 3, GroupsDeleted: 2})
 	require.Len(t, s.DumpFlows("br0"), 2, "others' flows stay")
 	require.Contains(t, s.MustOfctl("dump-groups", "br0"), "group_id=500")
+}
+
+// A meter's text is what ovs-ofctl makes the same meter of, and a flow's names it.
+func TestIntegrationMeterTexts(t *testing.T) {
+	s, c := dial(t)
+	for _, m := range []ofctl.Meter{{ID: 1, Rate: 10}, {ID: 2, Rate: 100, Burst: 7}} {
+		s.MustOfctl("-O", "OpenFlow13", "add-meter", "br0", m.String())
+		have, err := c.Meters(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, have, m)
+		native := m
+		native.ID += 10
+		require.NoError(t, c.Apply(t.Context(), []ofctl.Mod{ofctl.MeterMod{Meter: native}}))
+		dump := s.MustOfctl("-O", "OpenFlow13", "dump-meter", "br0", "meter="+strconv.Itoa(int(native.ID)))
+		require.Contains(t, dump, "rate="+strconv.Itoa(int(m.Rate)))
+		f := ofctl.Flow{Priority: 7, Match: ofctl.TCP4(ofctl.InPort(m.ID)), Meter: native.ID, Apply: []ofctl.Action{ofctl.Normal()}}
+		s.MustOfctl("-O", "OpenFlow13", "add-flow", "br0", f.String())
+		stats, err := c.Flows(t.Context(), ofctl.FlowFilter{Match: f.Match})
+		require.NoError(t, err)
+		require.Len(t, stats, 1)
+		require.Equal(t, f.String(), stats[0].Flow.String())
+	}
 }

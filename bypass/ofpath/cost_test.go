@@ -124,3 +124,23 @@ func waitUp(tb testing.TB, dp bypass.Datapath) {
 
 func BenchmarkApplyFake(b *testing.B) { benchmarkApply(b, fakeDatapath(b)) }
 func BenchmarkLeaseFake(b *testing.B) { benchmarkLease(b, fakeDatapath(b)) }
+
+// benchmarkRules measures one listing of the rules of 10,000 flows, with their counters.
+func benchmarkRules(b *testing.B, dp bypass.Datapath) {
+	require.NoError(b, dp.Set(b.Context(), base()))
+	for n := range 20 {
+		var c bypass.Change
+		for i := range 500 {
+			c.Add = append(c.Add, change(500*n+i).Add...)
+		}
+		require.NoError(b, dp.Apply(b.Context(), c))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		list, err := dp.Rules(b.Context())
+		require.NoError(b, err)
+		require.Len(b, list, 20000)
+	}
+}
+
+func BenchmarkRulesFake(b *testing.B) { benchmarkRules(b, fakeDatapath(b)) }

@@ -179,3 +179,4 @@ func ovsDatapath(b *testing.B) bypass.Datapath {
 
 func BenchmarkApplyOVS(b *testing.B) { benchmarkApply(b, ovsDatapath(b)) }
 func BenchmarkLeaseOVS(b *testing.B) { benchmarkLease(b, ovsDatapath(b)) }
+func BenchmarkRulesOVS(b *testing.B) { benchmarkRules(b, ovsDatapath(b)) }
