@@ -29,53 +29,67 @@ func reservedPorts() string {
 	return fmt.Sprintf("%d-%d", bypass.DefaultPorts.First(), bypass.DefaultPorts.Last())
 }
 
-// What configuration says: which addresses, how many routers; and addresses that are
-// translated on the way.
-func TestIntegrationProofTrust(t *testing.T) {
+// Two links and one router: what keeps a path from being proven, and what ends a proof.
+func TestIntegrationProofRouted(t *testing.T) {
 	sites, trust := routedSites()
 	s := newSystemAt(t, sites)
-	p := s.newInquiry(nil)
+	p := s.newInquiry(func(_ *Host, c *nodecfg.Config) { // an address will change
+		c.Listen = netip.AddrPortFrom(netip.IPv4Unspecified(), overlayPort)
+	})
+	p.requireTrust(trust)
+	p.requireFirewalls(trust)
+	p.requireRenewed(trust)
+	p.requireSecret()
+}
+
+// requireTrust: what configuration says, which is which addresses and how many routers;
+// and addresses that are translated on the way.
+func (p *inquiry) requireTrust(trust nodecfg.Trust) {
+	p.t.Helper()
+	router := p.cfg.outside()
 	p.restart(nodecfg.Trust{})
 	p.refused(bypass.ReasonUntrusted, "public addresses")
 	p.restart(nodecfg.Trust{Prefixes: trust.Prefixes})
 	p.refused(bypass.ReasonProofHops, "a router")
+	require.NoError(p.t, p.ip(p.t.Context(), router, "addr add 198.51.100.77/24 dev net1"))
 	for _, kind := range []string{"masquerade", "snat to 198.51.100.77"} {
-		require.NoError(t, p.ip(t.Context(), s.cfg.outside(), "addr replace 198.51.100.77/24 dev net1"))
-		p.nft(s.cfg.outside(), "ip", "nat", "chain out { type nat hook postrouting priority 100; oif net1 "+kind+"; }")
+		p.nft(router, "ip", "nat", "chain out { type nat hook postrouting priority 100; oif net1 "+kind+"; }")
 		p.restart(trust)
 		p.refused(bypass.ReasonProofNAT, "a router that may be there, but translates: "+kind)
 	}
-	p.nft(s.cfg.outside(), "ip", "nat", "")
+	p.nft(router, "ip", "nat", "")
 	p.restart(trust)
 	p.bypassed("a router that may be there")
-	p.requireSecret()
 }
 
-// Firewalls between the hosts: one that passes no TCP, one that passes no SYN, and one
-// that passes connections whose SYN it saw.
-func TestIntegrationProofFirewall(t *testing.T) {
-	sites, trust := routedSites()
-	s := newSystemAt(t, sites)
-	router := s.cfg.outside()
-	_, err := s.in(t.Context(), router, "sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0")
-	require.NoError(t, err)
+// requireFirewalls: one that passes no TCP, one that passes no SYN, and one that passes
+// connections whose SYN it saw.
+func (p *inquiry) requireFirewalls(trust nodecfg.Trust) {
+	p.t.Helper()
+	router := p.cfg.outside()
 	forward := func(rule string) string {
 		return "chain in { type filter hook forward priority 0; tcp dport " + reservedPorts() + " " + rule + "; }"
 	}
-	p := s.newInquiry(nil)
+	loose := func(value string) {
+		_, err := p.in(p.t.Context(), router, "sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose="+value)
+		require.NoError(p.t, err)
+	}
 	p.nft(router, "ip", "wall", forward("counter drop"))
 	p.restart(trust)
 	p.refused(bypass.ReasonProofTCP, "no TCP")
 	p.nft(router, "ip", "wall", forward("tcp flags & (syn|ack) == syn counter drop"))
-	p.await(proofLimit, "more rounds", func() bool { return p.dropped(router, "ip", "wall") >= 12 })
+	p.restart(trust)
 	p.refused(bypass.ReasonProofTCP, "no SYN")
+	require.GreaterOrEqual(p.t, p.dropped(router, "ip", "wall"), 6, "SYNs of a whole round")
 	p.hangUp() // its SYN is long gone
 	proven := p.proofs(1)
+	loose("0")
 	p.nft(router, "ip", "wall", forward("ct state != { established } tcp flags & (syn|ack) != syn counter drop"))
 	p.await(proofLimit, "the proof passes a firewall that sees its SYN", func() bool { return p.proofs(1) > proven })
 	p.note("a firewall that knows connections: proven")
 	p.requireThroughFirewall()
-	p.requireSecret()
+	p.nft(router, "ip", "wall", "")
+	loose("1")
 }
 
 // requireThroughFirewall starts connections until one is bypassed from its SYN on, and
@@ -162,16 +176,12 @@ func (c *capture) count(f func([]byte) bool) (n int) {
 	return n
 }
 
-// A live bypass is withdrawn when its path breaks, and its connection goes on over the
-// overlay within 3 s; it returns when the path does. It follows the next hop's MAC, the
-// route and the peer's address.
-func TestIntegrationProofRenewed(t *testing.T) {
-	sites, trust := routedSites()
-	s := newSystemAt(t, sites)
-	router := s.cfg.outside()
-	p := s.newInquiry(func(_ *Host, c *nodecfg.Config) { // its address will change
-		c.Listen = netip.AddrPortFrom(netip.IPv4Unspecified(), overlayPort)
-	})
+// requireRenewed: a live bypass is withdrawn when its path breaks, and its connection
+// goes on over the overlay within 3 s; it returns when the path does. It follows the next
+// hop's MAC, the route and the peer's address.
+func (p *inquiry) requireRenewed(trust nodecfg.Trust) {
+	p.t.Helper()
+	router := p.cfg.outside()
 	p.restart(trust)
 	p.bypassed("at first")
 	drop := func(what string) string {
@@ -188,7 +198,7 @@ func TestIntegrationProofRenewed(t *testing.T) {
 	} {
 		p.nft(router, "ip", "wall", c.rules)
 		gap := p.silenceUntil("the flow is on the overlay", func() bool { return !p.isAnywhere(nodeapi.FlowBypassed) })
-		require.LessOrEqual(t, gap, 3*time.Second, "the guests' connection stood still")
+		require.LessOrEqual(p.t, gap, 3*time.Second, "the guests' connection stood still")
 		p.refused(c.want, fmt.Sprintf("silence of %v", gap))
 		p.nft(router, "ip", "wall", "")
 		p.bypassed("the path is back")
@@ -196,7 +206,6 @@ func TestIntegrationProofRenewed(t *testing.T) {
 	p.requireNewMAC()
 	p.requireNewRoute()
 	p.requireNewAddress()
-	p.requireSecret()
 }
 
 // requireNewMAC gives the hosts' router another MAC, as a failover does: the bypass
