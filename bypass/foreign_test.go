@@ -39,3 +39,30 @@ func TestForeignControllerDeletesAll(t *testing.T) {
 		})
 	}
 }
+
+// Whichever end's switch restarts, the path is proven again at once: the other one does
+// not wait until it misses the answers to its probes.
+func TestSwitchRestartOfEitherEnd(t *testing.T) {
+	for i := range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, nil)
+			p.bypassed(time.Second)
+			n := []*node{p.a, p.b}[i]
+			n.sw.Down()
+			synctest.Wait()
+			n.sw.Up(true)
+			until(t, time.Second, "proven again", func() bool {
+				for _, n := range []*node{p.a, p.b} {
+					if r, _ := n.member.PathTo(t.Context(), n.peer.id); r != bypass.ReasonNone {
+						return false
+					}
+				}
+				_, set := n.sw.Base()
+				return set && p.a.status(p.flow).State != bypass.Bypassed
+			})
+			p.bypassed(4 * time.Second)
+			require.Equal(t, 2, p.exchange())
+			p.leave()
+		})
+	}
+}

@@ -308,7 +308,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 	for _, p := range l.peers {
 		clear(p.gates)
 		if p.proof.phase != proofNone {
-			l.proofDo(p, p.proof.failQuietly(ReasonSwitchDown, now))
+			l.proofDo(p, p.proof.restart(ReasonSwitchDown, now))
 			p.proof.deadline = now
 		}
 		l.kick(p, now)

@@ -303,6 +303,16 @@ func (p *proof) fail(r Reason, now time.Time) []proofAction {
 	return append(p.failQuietly(r, now), tell{message{Kind: msgRefuse, ID: p.round, Reason: r}})
 }
 
+// restart ends the round for another one. The lower end's Challenge says so; the higher
+// one must tell the peer, who would take its own proof for fresh until pings go
+// unanswered, and they may have become seldom.
+func (p *proof) restart(r Reason, now time.Time) []proofAction {
+	if p.lower() {
+		return p.failQuietly(r, now)
+	}
+	return p.fail(r, now)
+}
+
 // failQuietly ends the round without a word. The Listen rules stay for a drain, for
 // probes in flight: they must not meet the host's stack. See unlisten.
 func (p *proof) failQuietly(r Reason, now time.Time) []proofAction {
