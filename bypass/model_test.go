@@ -31,18 +31,19 @@ const (
 
 // world is one schedule.
 type world struct {
-	rnd    *rand.Rand
-	start  time.Time
-	wire   *bypasstest.Wire
-	nodes  [2]*modelNode
-	flows  []bypass.Flow // Src on nodes[0]
-	pipes  [2]pipe       // of nodes[0], of nodes[1]
-	opts   options
-	bug    string
-	count  *bypass.Meetings
-	quiet  [3][2]bool // flows whose guests say nothing, by sender
-	hop    int        // number of the last next hop
-	healed bool       // no more faults, and no flows but those that are asked for
+	rnd     *rand.Rand
+	start   time.Time
+	wire    *bypasstest.Wire
+	nodes   [2]*modelNode
+	flows   []bypass.Flow // Src on nodes[0]
+	pipes   [2]pipe       // of nodes[0], of nodes[1]
+	opts    options
+	bug     string
+	count   *bypass.Meetings
+	quiet   [3][2]bool // flows whose guests say nothing, by sender
+	hop     int        // number of the last next hop
+	healed  bool       // no more faults, and no flows but those that are asked for
+	spelled bool       // there was a spell
 	// What the wire loses.
 	block     bypass.Proto
 	blockFrom netip.Addr

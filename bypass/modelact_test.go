@@ -16,7 +16,7 @@ func (w *world) act() {
 	n := w.nodes[w.rnd.IntN(2)]
 	w.joinAgain()
 	soft := []func(*modelNode){w.togglePolicy, w.togglePolicy, w.toggleLink, w.toggleLink,
-		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck}
+		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck, w.spell}
 	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.crash, w.detachOrAttach}
 	i := w.rnd.IntN(len(soft) + len(hard))
 	switch {
@@ -111,6 +111,22 @@ func (w *world) toggleDown(n *modelNode) {
 	} else {
 		n.sw.Up(false)
 	}
+}
+
+// spell is a while in which the link loses half of all messages, and nothing else
+// happens: whatever waits for one must end by itself.
+func (w *world) spell(*modelNode) {
+	if w.spelled {
+		return // once is enough, it takes long
+	}
+	w.spelled = true
+	lose := w.opts.lose
+	w.opts.lose = 0.5
+	w.note("the link loses half of all messages")
+	w.request(w.nodes[0])
+	w.request(w.nodes[1])
+	w.pass(modelLease + 5*time.Second)
+	w.opts.lose = lose
 }
 
 // moveHop gives the peer's side of the wire another MAC.
@@ -351,10 +367,8 @@ func (w *world) finish() {
 			w.fail("%v is said to be bypassed, and is not", f)
 		}
 	}
-	for _, n := range w.nodes {
-		w.setPolicy(n, false)
-	}
-	if !w.within(30*time.Second, w.allIn(bypass.OnOverlay)) {
+	w.withdraw()
+	if !w.within(60*time.Second, w.allIn(bypass.OnOverlay)) {
 		w.notBack()
 		return
 	}
@@ -364,6 +378,19 @@ func (w *world) finish() {
 		}
 	}
 	w.leaveAll()
+}
+
+// withdraw takes all flows off the bypass: both ends do, or one, which has to tell the
+// other over a link that loses a lot.
+func (w *world) withdraw() {
+	if w.rnd.IntN(2) == 0 {
+		w.setPolicy(w.nodes[0], false)
+		w.setPolicy(w.nodes[1], false)
+		return
+	}
+	w.opts.lose = 0.5
+	w.note("the link loses half of all messages")
+	w.setPolicy(w.nodes[w.rnd.IntN(2)], false)
 }
 
 // within asks for all flows until ok, or d is over, or something else fails.
