@@ -83,9 +83,11 @@ func work(ctx context.Context, w *worker) {
 // still wanted: nothing is ever removed early.
 type timers []timer
 
+// A flow's deadlines, of which there can be very many, need no closure.
 type timer struct {
-	at time.Time
-	f  func()
+	at   time.Time
+	f    func()
+	flow *entry
 }
 
 func (t timers) Len() int           { return len(t) }
@@ -101,18 +103,27 @@ func (t *timers) Pop() any {
 	last := old[len(old)-1]
 	old[len(old)-1] = timer{}
 	*t = old[:len(old)-1]
+	if n := len(*t); n >= minTimers && n < cap(old)/4 { // a wave of flows is over
+		*t = append(make(timers, 0, 2*n), *t...)
+	}
 	return last
 }
 
-func (t *timers) add(at time.Time, f func()) { heap.Push(t, timer{at, f}) }
+func (t *timers) add(at time.Time, f func()) { heap.Push(t, timer{at: at, f: f}) }
 
-// due takes the callbacks whose time has come.
-func (t *timers) due(now time.Time) []func() {
-	var fs []func()
+// addFlow is for a flow's deadline.
+func (t *timers) addFlow(at time.Time, e *entry) { heap.Push(t, timer{at: at, flow: e}) }
+
+// minTimers is for how many there is always room.
+const minTimers = 256
+
+// due takes those whose time has come.
+func (t *timers) due(now time.Time) []timer {
+	var due []timer
 	for len(*t) > 0 && !(*t)[0].at.After(now) {
-		fs = append(fs, heap.Pop(t).(timer).f)
+		due = append(due, heap.Pop(t).(timer))
 	}
-	return fs
+	return due
 }
 
 // next is when the earliest callback is due.

@@ -132,7 +132,8 @@ var Bugs = map[string]func(*Seam){
 			return is, slices.DeleteFunc(acts, func(a action) bool {
 				f, ok := a.(free)
 				if ok {
-					delete(s.l.ports.used, f.tuple)
+					k, _ := f.tuple.key()
+					delete(s.l.ports.used, k)
 				}
 				return ok
 			})

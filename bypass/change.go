@@ -95,6 +95,7 @@ func unsure(err error) bool {
 type batch struct {
 	Change
 	touched map[any]bool
+	alone   bool // nothing may join it
 }
 
 func newBatch() *batch { return &batch{touched: make(map[any]bool)} }
@@ -145,7 +146,12 @@ func touches(c Change) []any {
 // join takes c in, unless it must wait for what is in already.
 func (b *batch) join(c Change) bool {
 	keys := touches(c)
+	// Gates that close must not wait until hundreds of rules are written as well.
+	gates := len(c.Leases) > 0 && len(c.Add)+len(c.Remove)+len(c.Purge) == 0
 	if len(b.touched) > 0 {
+		if b.alone || gates {
+			return false
+		}
 		if len(b.Add)+len(b.Remove)+len(c.Add)+len(c.Remove) > maxBatch {
 			return false
 		}
@@ -155,6 +161,7 @@ func (b *batch) join(c Change) bool {
 			}
 		}
 	}
+	b.alone = gates
 	for _, k := range keys {
 		b.touched[k] = true
 	}

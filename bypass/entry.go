@@ -3,26 +3,42 @@ package bypass
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
+	"unique"
 )
 
 // entry is one flow that the loop knows: its transaction, and when to try again.
 type entry struct {
-	key     flowKey
-	flow    Flow   // Src is the local workload
-	serial  uint64 // in the order of their coming
-	peer    *peer  // of its last transaction, or try
-	t       txn
-	verdict Verdict
-	wanted  bool // asked for, and waiting for a proof or for retryAt
-	askedAt time.Time
-	fails   int     // in a row
-	broken  int     // times that the path dropped it (health.go)
+	member *Member
+	peer   *peer     // of its last transaction, or try
+	id     fiveTuple // Src is the local workload
+	serial uint64    // in the order of their coming
+	t      txn
+	tags   unique.Handle[tags] // by which the policy allowed it
+	idle   time.Duration       // of the policy's verdict
+
+	wanted  bool  // asked for, and waiting for a proof, for its turn or for retryAt
+	queued  bool  // in its peer's queue (moves.go)
+	fails   uint8 // in a row
+	broken  uint8 // times that the path dropped it (health.go)
+	askedAt moment
+	retryAt moment
+	changed moment
 	health  *health // while it has a transaction
-	retryAt time.Time
-	changed time.Time
-	shown   Status
+	shown   shown   // guarded by the member's mu
+}
+
+// shown is what the Network can see of an entry. The loop alone writes it.
+type shown struct {
+	peer          *peer
+	pair          *AddrPair // nil = no ports
+	local, remote uint16    // ports
+	state         State
+	reason        Reason
+	since         moment // 0 = nothing was shown yet
+	retryAt       moment
 }
 
 // lapseAfter is how long a flow is wanted: the Network asks again while it lives.
@@ -34,27 +50,54 @@ const forgetAfter = 2 * time.Minute
 // maxFlows bounds the flows that a Member makes the loop remember.
 const maxFlows = 1 << 17
 
-func (l *loop) entry(m *Member, f Flow) *entry {
-	k := flowKey{m, f.Canonical()}
-	e := l.flows[k]
-	if e == nil {
-		l.serial++
-		e = &entry{key: k, flow: f, serial: l.serial}
-		l.flows[k] = e
+func (e *entry) flow() Flow { return e.id.flow() }
+
+// find is what the loop knows of a flow; nil = nothing.
+func (m *Member) find(f Flow) *entry {
+	id, ok := compact(f)
+	if !ok {
+		return nil
 	}
+	if e := m.flows[id]; e != nil {
+		return e
+	}
+	return m.flows[id.reverse()]
+}
+
+// entry is what the loop knows of a flow, from now on; nil if there are too many, or
+// if it is none that can be bypassed.
+func (l *loop) entry(m *Member, f Flow) *entry {
+	if e := m.find(f); e != nil {
+		return e
+	}
+	id, ok := compact(f)
+	if !ok || l.tracked >= maxFlows {
+		return nil
+	}
+	l.serial++
+	l.tracked++
+	e := &entry{member: m, id: id, serial: l.serial}
+	m.mu.Lock()
+	m.flows[id] = e
+	m.mu.Unlock()
 	return e
 }
 
 func (l *loop) forget(e *entry) {
-	delete(l.flows, e.key)
 	if e.peer != nil {
 		delete(e.peer.flows, e)
 	}
-	e.key.member.unpublish(e.flow)
+	l.tracked--
+	e.member.mu.Lock()
+	delete(e.member.flows, e.id)
+	e.member.mu.Unlock()
 }
 
 // goesTo makes p the peer that speaks for the flow's remote end.
 func (e *entry) goesTo(p *peer) {
+	if e.peer == p {
+		return
+	}
 	if e.peer != nil {
 		delete(e.peer.flows, e)
 	}
@@ -65,38 +108,68 @@ func (e *entry) goesTo(p *peer) {
 // sorted lists entries in the order of their coming, so that what happens does not
 // depend on chance, and so that the list may change while it is walked.
 func sorted[V any](entries map[*entry]V) []*entry {
-	return slices.SortedFunc(maps.Keys(entries), func(a, b *entry) int { return cmp.Compare(a.serial, b.serial) })
+	return slices.SortedFunc(maps.Keys(entries), bySerial)
 }
+
+func bySerial(a, b *entry) int { return cmp.Compare(a.serial, b.serial) }
 
 // allFlows and flowsOf list all flows, and those of one Network, in the order of their
 // coming.
 func (l *loop) allFlows() []*entry {
-	return slices.SortedFunc(maps.Values(l.flows), func(a, b *entry) int { return cmp.Compare(a.serial, b.serial) })
+	all := make([]*entry, 0, l.tracked)
+	for m := range l.members {
+		all = slices.AppendSeq(all, maps.Values(m.flows))
+	}
+	slices.SortFunc(all, bySerial)
+	return all
 }
 
 func (l *loop) flowsOf(m *Member) []*entry {
-	return slices.DeleteFunc(l.allFlows(), func(e *entry) bool { return e.key.member != m })
+	return slices.SortedFunc(maps.Values(m.flows), bySerial)
 }
 
 // publish tells the Network when what it can see of a flow has changed.
 func (l *loop) publish(e *entry, now time.Time) {
-	if !l.members[e.key.member] {
+	if !l.members[e.member] {
 		return // it has left
 	}
-	s := Status{Flow: e.flow, State: e.t.phase.state(), Reason: e.t.reason, RetryAt: e.retryAt}
-	if e.peer != nil {
-		s.Peer = e.peer.id
+	was := e.shown
+	s := shown{peer: e.peer, state: e.t.phase.state(), reason: e.t.reason, since: was.since, retryAt: e.retryAt}
+	if t := &e.t.tuple; e.t.phase != phaseOverlay && t.remote.Port() != 0 {
+		s.local, s.remote = t.local.Port(), t.remote.Port()
+		s.pair = e.peer.shared(AddrPair{t.local.Addr(), t.remote.Addr()})
 	}
-	if e.t.phase != phaseOverlay && e.t.tuple.remote.Port() != 0 {
-		s.Local, s.Remote = e.t.tuple.local, e.t.tuple.remote
-	}
-	s.Since = e.shown.Since
-	if s == e.shown {
+	if s == was && was.since != 0 {
 		return
 	}
-	if s.State != e.shown.State || s.Reason != e.shown.Reason || e.changed.IsZero() {
-		s.Since = now
+	if s.state != was.state || s.reason != was.reason || was.since == 0 {
+		s.since = l.at(now)
 	}
-	e.changed, e.shown = now, s
-	e.key.member.publish(s)
+	e.changed = l.at(now)
+	e.member.mu.Lock()
+	e.shown = s
+	e.member.mu.Unlock()
+	e.member.cfg.Changed(l.status(e))
+}
+
+// shared is a pair that all flows of a peer can point to.
+func (p *peer) shared(pair AddrPair) *AddrPair {
+	if p.lastPair == nil || *p.lastPair != pair {
+		p.lastPair = &pair
+	}
+	return p.lastPair
+}
+
+// status is what is shown of e. Only the loop may call it without the member's mu.
+func (l *loop) status(e *entry) Status {
+	x := &e.shown
+	s := Status{Flow: e.flow(), State: x.state, Reason: x.reason, Since: l.time(x.since), RetryAt: l.time(x.retryAt)}
+	if x.peer != nil {
+		s.Peer = x.peer.id
+	}
+	if x.pair != nil {
+		s.Local = netip.AddrPortFrom(x.pair.Local, x.local)
+		s.Remote = netip.AddrPortFrom(x.pair.Remote, x.remote)
+	}
+	return s
 }

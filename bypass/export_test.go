@@ -13,10 +13,10 @@ func (h *Host) Kill() {
 func (m *Member) DropFlow(f Flow) {
 	m.post(func() {
 		l := m.loop
-		e := l.flows[flowKey{m, f.Canonical()}]
+		e := m.find(f)
 		delete(l.byRule, e.t.rule)
-		delete(l.byTxn, txnKey{e.peer, e.t.id})
-		e.peer.live[e.flow.Proto]--
+		delete(e.peer.txns, e.t.id)
+		e.peer.live[e.id.proto]--
 		l.ports.free(e.t.tuple, time.Now())
 		// Another flow keeps the leases.
 		l.enqueue(Change{Remove: []Rule{e.t.inbound(), e.t.outbound()}}, func(error) {})

@@ -12,38 +12,36 @@ func (l *loop) request(m *Member, f Flow, v Verdict, now time.Time) {
 	if !l.members[m] {
 		return
 	}
-	if l.flows[flowKey{m, f.Canonical()}] == nil && len(l.flows) >= maxFlows {
+	e := l.entry(m, f)
+	if e == nil {
 		return
 	}
-	e := l.entry(m, f)
-	e.verdict = v.normal()
+	e.idle = v.normal().Idle
 	if e.t.phase != phaseOverlay {
 		return
 	}
-	e.wanted, e.askedAt = true, now
-	if now.Before(e.retryAt) {
-		return
-	}
+	e.wanted, e.askedAt = true, l.at(now)
 	l.begins(e, now)
 }
 
 // begins starts a wanted flow's transaction, or says why not yet.
 func (l *loop) begins(e *entry, now time.Time) {
-	if e.t.phase != phaseOverlay || now.Before(e.retryAt) {
+	if e.t.phase != phaseOverlay || e.retryAt > l.at(now) {
 		return
 	}
-	ends, ok := e.key.member.cfg.Resolve(e.flow)
-	if !ok || !l.attached(e.key.member, ends.Ofport) { // or being detached just now
+	flow := e.flow()
+	at, ok := e.member.cfg.Resolve(flow)
+	if !ok || !l.attached(e.member, at.Ofport) { // or being detached just now
 		l.unable(e, ReasonDetached, now)
 		return
 	}
-	p := l.peer(e.key.member, ends.Peer)
+	p := l.peer(e.member, at.Peer)
 	if e.peer != p && len(p.flows) >= maxPeerFlows {
 		l.forget(e)
 		return
 	}
 	e.goesTo(p)
-	if !l.allows(p.member, e.flow, ends, true).Bypass { // it may have changed since the Network asked
+	if !l.allows(p.member, flow, at, true).Bypass { // it may have changed since the Network asked
 		e.wanted = false
 		l.unable(e, ReasonPolicy, now)
 		return
@@ -59,13 +57,17 @@ func (l *loop) begins(e *entry, now time.Time) {
 		l.unable(e, ReasonProving, now)
 		return
 	}
+	if !l.mayMove(p, e, now) {
+		return
+	}
 	e.wanted = false
 	id := l.ruleID()
 	e.t = txn{
-		id: l.draw(), flow: e.flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
-		tuple: tuple{e.flow.Proto, netip.AddrPortFrom(p.pair.Local, l.ports.propose()), netip.AddrPortFrom(p.pair.Remote, 0)},
+		id: l.draw(), flow: flow, ends: at.rules(), rule: id, hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
+		tuple: tuple{flow.Proto, netip.AddrPortFrom(p.pair.Local, l.ports.propose()), netip.AddrPortFrom(p.pair.Remote, 0)},
 	}
-	l.byRule[id], l.byTxn[txnKey{p, e.t.id}] = e, e
+	e.tags = at.tags()
+	l.byRule[id], p.txns[e.t.id] = e, e
 	l.step(e, input{event: evStart}, now)
 }
 
@@ -101,7 +103,7 @@ func (l *loop) unable(e *entry, r Reason, now time.Time) {
 
 // step runs the transaction's next step and does what it asks for.
 func (l *loop) step(e *entry, in input, now time.Time) {
-	before, deadline, silent := e.t.phase, e.t.deadline, false
+	before, rising, deadline, silent := e.t.phase, e.t.rising(), e.t.deadline, false
 	lim := l.limits
 	if e.peer != nil {
 		lim.lease = l.longestLease(e.peer)
@@ -109,6 +111,7 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 	next, acts := l.next(e.t, in, now, lim)
 	e.t = next
 	l.account(e, before, now)
+	l.moved(e.peer, rising, e.t.rising())
 	for _, a := range acts {
 		switch a := a.(type) {
 		case send:
@@ -125,11 +128,7 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 		}
 	}
 	if d := e.t.deadline; !d.IsZero() && !d.Equal(deadline) {
-		l.timers.add(d, func() {
-			if e.t.deadline.Equal(d) {
-				l.step(e, input{event: evDeadline}, time.Now())
-			}
-		})
+		l.timers.addFlow(d, e)
 	}
 	l.publish(e, now)
 	switch {
@@ -141,14 +140,22 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 	if before != phaseOverlay && e.t.phase == phaseOverlay {
 		e.peer.member.settled()
 	}
-	if e.t.detached && len(l.detaching) > 0 {
-		l.detached()
+	if e.t.detached && (e.t.bare || e.t.phase == phaseOverlay) && len(l.detaching) > 0 && !l.releasing {
+		l.releasing = true
+		l.box.post(l.detached) // once for many flows
+	}
+}
+
+// timeout is a flow's deadline that was due at at, if it still is one.
+func (l *loop) timeout(e *entry, at time.Time) {
+	if e.t.deadline.Equal(at) {
+		l.step(e, input{event: evDeadline}, time.Now())
 	}
 }
 
 // account keeps the books that hang on a flow's phase.
 func (l *loop) account(e *entry, before phase, now time.Time) {
-	p, proto := e.peer, e.flow.Proto
+	p, proto := e.peer, e.id.proto
 	switch {
 	case before == phaseOverlay && e.t.phase != phaseOverlay:
 		p.live[proto]++
@@ -161,8 +168,8 @@ func (l *loop) account(e *entry, before phase, now time.Time) {
 		}
 		e.health = nil
 		delete(l.byRule, e.t.rule)
-		delete(l.byTxn, txnKey{p, e.t.id})
-		e.retryAt = now.Add(l.backoff(e, now))
+		delete(p.txns, e.t.id)
+		e.retryAt = l.at(now.Add(l.backoff(e, now)))
 		if p.proof.phase == proofFailed || p.proof.phase == proofNone {
 			l.kick(p, now)
 		}
@@ -181,17 +188,19 @@ func (l *loop) backoff(e *entry, now time.Time) time.Duration {
 	case ReasonPolicy, ReasonIdle, ReasonGlare, ReasonDetached, ReasonShutdown:
 		return 0 // whoever asks again has a new reason to
 	case ReasonFlowBroken:
-		return e.brokenBackoff(now)
+		return e.brokenBackoff(l.time(e.retryAt), now)
 	case ReasonPeerPolicy:
 		e.fails = min(e.fails, 3)
 	}
-	e.fails++
+	if e.fails < 8 {
+		e.fails++
+	}
 	return min(time.Second<<min(e.fails-1, 6), time.Minute)
 }
 
 func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
 	noted := func(error) {}
-	if len(c.Add) > 0 && !l.gated(e.peer, e.flow.Proto, now) {
+	if len(c.Add) > 0 && !l.gated(e.peer, e.id.proto, now) {
 		c.Leases = l.leases(e.peer)
 		noted = l.leased(e.peer, c, now)
 	}
@@ -203,7 +212,7 @@ func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
 			if unsure(err) {
 				in.event = evUnsure
 			} else {
-				l.log.Warn("bypass: the switch refused a change", "flow", e.flow.String(), "err", err)
+				l.log.Warn("bypass: the switch refused a change", "flow", e.flow().String(), "err", err)
 			}
 		}
 		l.step(e, in, time.Now())
@@ -270,7 +279,7 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 
 // onFlowMessage goes to the transaction that it names, if it is this peer's.
 func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
-	e := l.byTxn[txnKey{p, m.ID}]
+	e := p.txns[m.ID]
 	if e == nil {
 		switch m.Kind {
 		case msgClose: // we have nothing of it: our outbound is off
@@ -283,7 +292,7 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 	in := input{reason: m.Reason}
 	switch m.Kind {
 	case msgAccept:
-		in.event, in.tuple = evAccept, tuple{e.flow.Proto, m.Remote, m.Local}
+		in.event, in.tuple = evAccept, tuple{e.id.proto, m.Remote, m.Local}
 		t := e.t.tuple
 		if e.t.phase == phaseOffered && (in.tuple.local != t.local || m.Local.Addr() != t.remote.Addr() ||
 			!l.ports.flowPort(m.Local.Port()) || !l.ports.take(in.tuple, now)) {
@@ -305,7 +314,7 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 
 // offered answers a peer's Offer: everything in it is checked against what we know.
 func (l *loop) offered(p *peer, m message, now time.Time) {
-	if l.byTxn[txnKey{p, m.ID}] != nil {
+	if p.txns[m.ID] != nil {
 		return // it was repeated on its way
 	}
 	flow := Flow{m.Proto, m.Dst, m.Src}
@@ -319,15 +328,16 @@ func (l *loop) offered(p *peer, m message, now time.Time) {
 		l.send(p, message{Kind: msgReject, ID: m.ID, Reason: ReasonPorts})
 		return
 	}
-	ends, _ := p.member.cfg.Resolve(flow)
+	at, _ := p.member.cfg.Resolve(flow)
 	id := l.ruleID()
 	e.goesTo(p)
 	e.wanted = false
 	e.t = txn{
-		id: m.ID, flow: flow, ends: ends, rule: id, hop: p.hop, lease: p.number, idle: e.verdict.Idle, proof: p.proof.round,
+		id: m.ID, flow: flow, ends: at.rules(), rule: id, hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
 		tuple: tuple{flow.Proto, netip.AddrPortFrom(p.pair.Local, port), m.Local},
 	}
-	l.byRule[id], l.byTxn[txnKey{p, e.t.id}] = e, e
+	e.tags = at.tags()
+	l.byRule[id], p.txns[e.t.id] = e, e
 	l.step(e, input{event: evOffer}, now)
 }
 
@@ -350,14 +360,16 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 	if !l.ports.flowPort(m.Local.Port()) {
 		return nil, ReasonPorts
 	}
-	if l.flows[flowKey{p.member, flow.Canonical()}] == nil && (len(l.flows) >= maxFlows || len(p.flows) >= maxPeerFlows) {
+	if p.member.find(flow) == nil && len(p.flows) >= maxPeerFlows {
 		return nil, ReasonPorts
 	}
-	if l.changes >= maxChanges || l.byTxn[txnKey{p, m.ID}] != nil {
+	if l.changes >= maxChanges || p.txns[m.ID] != nil {
 		return nil, ReasonBackoff
 	}
 	e := l.entry(p.member, flow)
 	switch {
+	case e == nil:
+		return nil, ReasonPorts
 	case e.t.phase == phaseOverlay:
 	case e.t.phase == phaseOffered && p.member.cfg.Self.Compare(p.id) > 0: // the lower PeerID's offer wins
 		l.step(e, input{event: evReject, reason: ReasonGlare}, now)
@@ -366,6 +378,6 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 	default: // an earlier bypass of this flow is still here
 		return nil, ReasonBackoff
 	}
-	e.verdict = v.normal()
+	e.idle = v.normal().Idle
 	return e, ReasonNone
 }

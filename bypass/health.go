@@ -214,7 +214,7 @@ func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 				broken[e] = true
 			}
 		case Outbound:
-			if e.health.counts(s.Packets, ended.Sub(*e.peer.health.closed(e.flow.Proto)) < l.health.lag) {
+			if e.health.counts(s.Packets, ended.Sub(*e.peer.health.closed(e.id.proto)) < l.health.lag) {
 				if moved[e.peer] == nil {
 					moved[e.peer] = make(map[*entry]bool)
 				}
@@ -224,7 +224,7 @@ func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 	}
 	now := time.Now()
 	for _, e := range sorted(broken) {
-		l.log.Warn("bypass: the path drops this flow's packets though probes pass", "flow", e.flow.String(), "local", e.t.tuple.local.String(), "remote", e.t.tuple.remote.String())
+		l.log.Warn("bypass: the path drops this flow's packets though probes pass", "flow", e.flow().String(), "local", e.t.tuple.local.String(), "remote", e.t.tuple.remote.String())
 		l.step(e, input{event: evLeave, reason: ReasonFlowBroken}, now)
 	}
 	for _, p := range l.peers {
@@ -294,7 +294,7 @@ func (l *loop) onCounters(p *peer, m message, now time.Time) {
 	p.health.answer = p.health.answer || len(m.IDs) > 0
 	ack := l.health.endedAt(m.Ack)
 	for i, id := range m.IDs {
-		if e := l.byTxn[txnKey{p, id}]; e != nil && e.t.phase == phaseActive && e.health != nil {
+		if e := p.txns[id]; e != nil && e.t.phase == phaseActive && e.health != nil {
 			e.health.reported(m.Counts[i], ack, now, l.health.lag)
 		}
 	}
@@ -309,9 +309,9 @@ const (
 // brokenBackoff is how long a flow that was found broken stays on the overlay. It grows
 // fourfold, however often the flow was up meanwhile, unless it was well for longer than it
 // was kept away.
-func (e *entry) brokenBackoff(now time.Time) time.Duration {
+func (e *entry) brokenBackoff(retried, now time.Time) time.Duration {
 	wait := brokenRetry << (2 * min(e.broken, 4))
-	if e.broken > 0 && now.Sub(e.retryAt) > 4*wait {
+	if e.broken > 0 && now.Sub(retried) > 4*wait {
 		e.broken, wait = 0, brokenRetry
 	}
 	e.broken = min(e.broken+1, 4)

@@ -70,8 +70,8 @@ func (m *Member) settled() {
 	if m.leaving == nil || time.Now().Before(m.leaveAt) {
 		return
 	}
-	for _, e := range m.loop.flows {
-		if e.key.member == m && e.t.phase != phaseOverlay {
+	for _, p := range m.loop.peers {
+		if p.member == m && p.busy() {
 			return
 		}
 	}
@@ -120,8 +120,10 @@ func (l *loop) abandon(e *entry, now time.Time) {
 	if e.t.tuple.remote.Port() != 0 {
 		l.ports.free(e.t.tuple, now.Add(max(l.cfg.Quarantine, l.longestLease(e.peer))))
 	}
-	e.peer.live[e.flow.Proto]--
+	e.peer.live[e.id.proto]--
 	delete(l.byRule, e.t.rule)
-	delete(l.byTxn, txnKey{e.peer, e.t.id})
+	delete(e.peer.txns, e.t.id)
+	rising := e.t.rising()
 	e.t = e.t.gone()
+	l.moved(e.peer, rising, false)
 }

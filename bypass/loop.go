@@ -17,12 +17,13 @@ import (
 // (the switch's tables, in order; see change.go), inject (frames), look (routes),
 // guard (the host's) and health.worker (counters).
 type loop struct {
-	cfg    HostConfig
-	limits limits
-	log    *slog.Logger
-	codec  *codec
-	epoch  uint64
-	dp     Datapath
+	cfg     HostConfig
+	limits  limits
+	log     *slog.Logger
+	started time.Time // moments count from here
+	codec   *codec
+	epoch   uint64
+	dp      Datapath
 
 	box                 *mailbox
 	change              *queue[pending]
@@ -37,21 +38,21 @@ type loop struct {
 	ports   *ports
 	members map[*Member]bool
 	peers   map[peerKey]*peer
-	flows   map[flowKey]*entry
+	tracked int // flows, of all members
 	byRule  map[uint32]*entry
-	byTxn   map[txnKey]*entry // while its transaction runs
-	lastID  uint32            // of rules
-	serial  uint64            // of entries
-	changes int               // that wait for the switch
-	up      bool              // the switch is connected
-	cleared bool              // what earlier runs left is known: its tuples rest
-	ended   bool              // the last member has left: nothing is to stay in the switch
-	lost    bool              // rules of ours vanished: restore is due
+	lastID  uint32 // of rules
+	serial  uint64 // of entries
+	changes int    // that wait for the switch
+	up      bool   // the switch is connected
+	cleared bool   // what earlier runs left is known: its tuples rest
+	ended   bool   // the last member has left: nothing is to stay in the switch
+	lost    bool   // rules of ours vanished: restore is due
 	old     []RuleStat
 	base    baseState
 
 	health    healthState
 	detaching []detaching // Detach calls that wait
+	releasing bool        // a job will look at them
 	addr      netip.Addr  // ours, offered to peers; invalid = none
 	noAddr    Reason      // why there is none; ReasonNone = it is not known yet
 }
@@ -60,20 +61,6 @@ type peerKey struct {
 	member *Member
 	id     overlay.PeerID
 }
-
-type flowKey struct {
-	member *Member
-	flow   Flow // canonical
-}
-
-type txnKey struct {
-	peer *peer
-	id   uint64
-}
-
-// maxPending bounds what guests and the network can queue, each. What is over it is
-// dropped: a flow asks again, a probe is lost.
-const maxPending = 8192
 
 // start opens the datapath and runs a loop.
 func (h *Host) start(ctx context.Context) (*loop, error) {
@@ -108,7 +95,7 @@ func newLoop(cfg HostConfig, c *codec, dp Datapath) *loop {
 		box:    newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
 		ports:   newPorts(cfg.Ports, randomUint64),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
-		flows: make(map[flowKey]*entry), byRule: make(map[uint32]*entry), byTxn: make(map[txnKey]*entry),
+		byRule: make(map[uint32]*entry), started: time.Now(),
 	}
 	l.base.init()
 	l.health = healthState{worker: newWorker(), lag: healthLag}
@@ -151,23 +138,17 @@ func (l *loop) turn() time.Duration {
 	for _, job := range l.box.take() {
 		job()
 	}
-	for _, f := range l.timers.due(time.Now()) {
-		f()
+	for _, t := range l.timers.due(time.Now()) {
+		if t.flow != nil {
+			l.timeout(t.flow, t.at)
+		} else {
+			t.f()
+		}
 	}
 	if at, ok := l.timers.next(); ok {
 		return max(0, time.Until(at))
 	}
 	return time.Hour
-}
-
-// admit posts a job that others can make us do, unless too many of its sort wait:
-// guests' requests never keep the network's probes out.
-func (l *loop) admit(waiting *atomic.Int32, job func()) bool {
-	if waiting.Add(1) > maxPending {
-		waiting.Add(-1)
-		return false
-	}
-	return l.box.post(func() { waiting.Add(-1); job() })
 }
 
 func (l *loop) watchDatapath(ctx context.Context) {
@@ -220,10 +201,13 @@ func (l *loop) renew() {
 	for _, p := range l.peers {
 		l.renewPeer(p, now)
 	}
-	for _, e := range l.flows {
-		e.wanted = e.wanted && now.Sub(e.askedAt) < lapseAfter
-		if e.t.phase == phaseOverlay && !e.wanted && now.Sub(e.changed) > forgetAfter && !now.Before(e.retryAt) {
-			l.forget(e)
+	lapse, old := l.at(now.Add(-lapseAfter)), l.at(now.Add(-forgetAfter))
+	for m := range l.members {
+		for _, e := range m.flows {
+			e.wanted = e.wanted && e.askedAt > lapse
+			if e.t.phase == phaseOverlay && !e.wanted && e.changed < old && e.retryAt <= l.at(now) {
+				l.forget(e)
+			}
 		}
 	}
 }

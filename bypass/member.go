@@ -19,8 +19,8 @@ type Member struct {
 	cfg    MemberConfig
 	policy atomic.Pointer[Policy] // holds nil for Never
 
-	mu    sync.Mutex // guards flows and inbox
-	flows map[Flow]Status
+	mu    sync.Mutex           // guards flows and inbox
+	flows map[fiveTuple]*entry // the loop alone changes it, and may read it without mu
 	inbox map[overlay.PeerID]*inbox
 
 	// Owned by the loop.
@@ -48,7 +48,7 @@ func (h *Host) Join(ctx context.Context, cfg MemberConfig) (*Member, error) {
 		h.run = run
 	}
 	h.used++
-	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[Flow]Status), inbox: make(map[overlay.PeerID]*inbox), gone: make(chan struct{})}
+	m := &Member{host: h, loop: h.run, cfg: cfg, flows: make(map[fiveTuple]*entry), inbox: make(map[overlay.PeerID]*inbox), gone: make(chan struct{})}
 	m.policy.Store(&cfg.Policy)
 	m.loop.box.post(func() {
 		m.loop.members[m], m.loop.ended = true, false
@@ -104,12 +104,17 @@ func (m *Member) post(job func()) {
 // inbox counts a peer's control messages that wait for the loop. It is the peer's
 // alone: neither guests nor other peers can fill it.
 type inbox struct {
-	waiting int
+	waiting int  // bytes, with perMessage for each
 	lost    bool // one found no room
 }
 
-// maxInbox bounds what one peer can queue.
-const maxInbox = 1024
+// maxInbox bounds what one peer can queue, in bytes: some 10,000 messages. What the
+// two ends say while flows move is far below (pace.go); but flows leave as fast as the
+// switch lets them.
+const (
+	maxInbox   = 2 << 20
+	perMessage = 128
+)
 
 // Receive hands over a control message from peer. msg is the Member's. Of a peer that
 // sends faster than messages are handled some are lost; what they said is put right
@@ -121,16 +126,17 @@ func (m *Member) Receive(peer overlay.PeerID, msg []byte) {
 		in = &inbox{}
 		m.inbox[peer] = in
 	}
-	if in.waiting >= maxInbox {
+	size := len(msg) + perMessage
+	if in.waiting+size > maxInbox {
 		in.lost = true
 		m.mu.Unlock()
 		return
 	}
-	in.waiting++
+	in.waiting += size
 	m.mu.Unlock()
 	m.loop.box.post(func() {
 		m.mu.Lock()
-		in.waiting--
+		in.waiting -= size
 		again := in.lost && in.waiting == 0
 		if again {
 			in.lost = false
@@ -155,8 +161,8 @@ func (m *Member) SetPolicy(p Policy) {
 func (l *loop) policyChanged(m *Member, now time.Time) {
 	for _, e := range l.flowsOf(m) {
 		v := Verdict{}
-		if ends, ok := m.cfg.Resolve(e.flow); ok {
-			v = l.allows(m, e.flow, ends, e.t.initiator || e.wanted)
+		if ends, ok := m.cfg.Resolve(e.flow()); ok {
+			v = l.allows(m, e.flow(), ends, e.t.initiator || e.wanted)
 		}
 		switch {
 		case !v.Bypass:
@@ -167,7 +173,7 @@ func (l *loop) policyChanged(m *Member, now time.Time) {
 				l.publish(e, now)
 			}
 		case e.t.phase == phaseOverlay:
-			e.retryAt, e.fails = time.Time{}, 0
+			e.retryAt, e.fails = 0, 0
 		}
 	}
 	for _, p := range l.peers {
@@ -240,16 +246,14 @@ func (m *Member) Recheck() {
 			if e.t.phase == phaseOverlay {
 				continue
 			}
-			ends, ok := m.cfg.Resolve(e.flow)
-			was := e.t.ends
-			tags := ends.LocalTag != was.LocalTag || ends.RemoteTag != was.RemoteTag
+			ends, ok := m.cfg.Resolve(e.flow())
 			switch {
-			case !ok || ends.Peer != was.Peer || ends.Ofport != was.Ofport || ends.LocalMAC != was.LocalMAC || ends.RemoteMAC != was.RemoteMAC:
+			case !ok || ends.Peer != e.peer.id || ends.rules() != e.t.ends:
 				m.loop.step(e, input{event: evLeave, reason: ReasonDetached}, time.Now())
-			case tags && !m.loop.allows(m, e.flow, ends, e.t.initiator).Bypass:
+			case ends.tags() != e.tags && !m.loop.allows(m, e.flow(), ends, e.t.initiator).Bypass:
 				m.loop.step(e, input{event: evLeave, reason: ReasonPolicy}, time.Now())
 			default:
-				e.t.ends = ends
+				e.tags = ends.tags()
 			}
 		}
 	})
@@ -310,8 +314,10 @@ func (m *Member) Flows() []Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := make([]Status, 0, len(m.flows))
-	for _, s := range m.flows {
-		out = append(out, s)
+	for _, e := range m.flows {
+		if e.shown.since != 0 {
+			out = append(out, m.loop.status(e))
+		}
 	}
 	return out
 }
@@ -321,22 +327,9 @@ func (m *Member) Flows() []Status {
 func (m *Member) Status(f Flow) (Status, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s, ok := m.flows[f]
-	if !ok {
-		s, ok = m.flows[f.Reverse()]
+	e := m.find(f)
+	if e == nil || e.shown.since == 0 {
+		return Status{}, false
 	}
-	return s, ok
-}
-
-func (m *Member) publish(s Status) {
-	m.mu.Lock()
-	m.flows[s.Flow] = s
-	m.mu.Unlock()
-	m.cfg.Changed(s)
-}
-
-func (m *Member) unpublish(f Flow) {
-	m.mu.Lock()
-	delete(m.flows, f)
-	m.mu.Unlock()
+	return m.loop.status(e), true
 }

@@ -1,6 +1,9 @@
 package bypass
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // pace limits what others can make us do: some at once, and then one every so often.
 // The zero pace has done nothing yet.
@@ -32,3 +35,17 @@ const (
 	// that those that end something never wait for long.
 	maxChanges = 1 << 12
 )
+
+// maxPending bounds what guests and the network can queue, each. What is over it is
+// dropped: a flow asks again, a probe is lost.
+const maxPending = 8192
+
+// admit posts a job that others can make us do, unless too many of its sort wait:
+// guests' requests never keep the network's probes out.
+func (l *loop) admit(waiting *atomic.Int32, job func()) bool {
+	if waiting.Add(1) > maxPending {
+		waiting.Add(-1)
+		return false
+	}
+	return l.box.post(func() { waiting.Add(-1); job() })
+}

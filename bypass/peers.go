@@ -22,16 +22,19 @@ type peer struct {
 	kicked time.Time // when it is kicked next, as last put into the timers
 
 	// What its flows use: the addresses of the proof under which they began.
-	pair    AddrPair
-	hop     uint32
-	flows   map[*entry]bool
-	live    map[Proto]int // flows that have, or may have, rules
-	leased  bool          // leases were ever set
-	gates   map[Proto]gate
-	guarded AddrPair // of the last round that got so far
-	looking bool     // its address is being looked up
-	eager   bool     // flows wait for the path to be seen to work again
-	next    *message // what it said meanwhile
+	pair     AddrPair
+	hop      uint32
+	flows    map[*entry]bool
+	txns     map[uint64]*entry // by their IDs, while they run
+	lastPair *AddrPair         // as last shared by what is shown of flows
+	queue    moves             // wanted flows that wait for others to have moved
+	live     map[Proto]int     // flows that have, or may have, rules
+	leased   bool              // leases were ever set
+	gates    map[Proto]gate
+	guarded  AddrPair // of the last round that got so far
+	looking  bool     // its address is being looked up
+	eager    bool     // flows wait for the path to be seen to work again
+	next     *message // what it said meanwhile
 
 	health                       peerHealth
 	rounds, told, heeded, logged pace // what it made us do
@@ -46,7 +49,7 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 	p := l.peers[k]
 	if p == nil {
 		l.base.lastPeer++
-		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]bool)}
+		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]bool), txns: make(map[uint64]*entry)}
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
 			trust: &l.cfg.Trust, lease: l.cfg.Lease, mtu: m.cfg.MTU, ports: l.ports, ruleID: l.ruleID, draw: l.draw,

@@ -1,6 +1,7 @@
 package bypass
 
 import (
+	"math"
 	"net/netip"
 	"time"
 )
@@ -19,17 +20,21 @@ type tuple struct {
 // The range is split: the top sixteenth is for probes, the rest for flows, so that
 // a Listen rule never takes a flow's packets.
 type ports struct {
-	rng  PortRange
-	used map[tuple]time.Time
-	held map[netip.Addr]int // how many of used have that remote address
-	draw func() uint64      // chance
+	rng     PortRange
+	used    map[fiveTuple]time.Duration // until when, since started
+	held    map[[4]byte]int             // how many of used have that remote address
+	started time.Time
+	draw    func() uint64 // chance
 }
 
 // live is the expiry of a tuple that is in use.
-var live = time.Time{}
+const live = math.MaxInt64
 
 func newPorts(r PortRange, draw func() uint64) *ports {
-	return &ports{rng: r, used: make(map[tuple]time.Time), held: make(map[netip.Addr]int), draw: draw}
+	return &ports{
+		rng: r, used: make(map[fiveTuple]time.Duration), held: make(map[[4]byte]int),
+		started: time.Now(), draw: draw,
+	}
 }
 
 // below draws a number from 0 to n-1.
@@ -72,13 +77,23 @@ func (p *ports) probe(n int, taken func(port uint16) bool) []uint16 {
 	return out
 }
 
+// draws is how often chance decides, before the ports are tried one after the other:
+// with so many pairs, the next draw almost always finds a free one.
+const draws = 16
+
 // pick draws our port for a tuple whose remote end is given, and takes the tuple;
 // false when all are in use, or too many of that remote host.
 func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now time.Time) (uint16, bool) {
-	if p.held[remote.Addr()] >= maxTuples {
+	if !remote.Addr().Is4() || p.held[remote.Addr().As4()] >= maxTuples {
 		return 0, false
 	}
 	n := uint16(p.flowPorts())
+	for range draws {
+		port := p.propose()
+		if p.take(tuple{proto, netip.AddrPortFrom(local, port), remote}, now) {
+			return port, true
+		}
+	}
 	start := p.below(int(n))
 	for i := range n {
 		port := p.rng.First() + (start+i)%n
@@ -91,34 +106,42 @@ func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now t
 
 // take makes t live; false if it is live or rests, or if there are too many.
 func (p *ports) take(t tuple, now time.Time) bool {
-	until, known := p.used[t]
-	if known && (until == live || now.Before(until)) {
+	k, ok := t.key()
+	until, known := p.used[k]
+	if !ok || known && until > now.Sub(p.started) {
 		return false
 	}
-	if !known && p.held[t.remote.Addr()] >= maxTuples {
+	if !known && p.held[k.dst] >= maxTuples {
 		return false
 	}
-	p.set(t, live)
+	p.set(k, live)
 	return true
 }
 
-// free sends t into quarantine.
-func (p *ports) free(t tuple, until time.Time) { p.set(t, until) }
+// key is t in short; false if it is not IPv4.
+func (t tuple) key() (fiveTuple, bool) { return compact(Flow{t.proto, t.local, t.remote}) }
 
-func (p *ports) set(t tuple, until time.Time) {
-	if _, known := p.used[t]; !known {
-		p.held[t.remote.Addr()]++
+// free sends t into quarantine.
+func (p *ports) free(t tuple, until time.Time) {
+	if k, ok := t.key(); ok {
+		p.set(k, until.Sub(p.started))
 	}
-	p.used[t] = until
+}
+
+func (p *ports) set(k fiveTuple, until time.Duration) {
+	if _, known := p.used[k]; !known {
+		p.held[k.dst]++
+	}
+	p.used[k] = until
 }
 
 // sweep forgets tuples that have rested.
 func (p *ports) sweep(now time.Time) {
 	for t, until := range p.used {
-		if until != live && !now.Before(until) {
+		if until <= now.Sub(p.started) {
 			delete(p.used, t)
-			if p.held[t.remote.Addr()]--; p.held[t.remote.Addr()] == 0 {
-				delete(p.held, t.remote.Addr())
+			if p.held[t.dst]--; p.held[t.dst] == 0 {
+				delete(p.held, t.dst)
 			}
 		}
 	}

@@ -119,6 +119,9 @@ const (
 	// ReasonBackoff: an earlier bypass of the flow is still being taken down (by the
 	// responder, to the initiator).
 	ReasonBackoff
+	// ReasonQueued: very many flows are to move to the peer's bypass; those that asked
+	// before it come first (by the initiator).
+	ReasonQueued
 	reasons
 )
 
@@ -163,6 +166,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonDetached:      {"its endpoint was detached or moved", ""},
 	ReasonShutdown:      {"this node is shutting down", ""},
 	ReasonBackoff:       {"an earlier bypass of it is still being taken down", "wait"},
+	ReasonQueued:        {"many flows move to the peer at once, and others come first", "wait"},
 }
 
 // String says the reason in words; "" for ReasonNone.

@@ -29,9 +29,9 @@ func (l *loop) announce(p *peer, now time.Time) {
 	if len(p.unsaid) > 0 {
 		return // under way
 	}
-	for k, e := range l.byTxn {
-		if k.peer == p && e.t.phase == phaseActive {
-			p.unsaid = append(p.unsaid, k.id)
+	for id, e := range p.txns {
+		if e.t.phase == phaseActive {
+			p.unsaid = append(p.unsaid, id)
 		}
 	}
 	l.announceMore(p, now)
@@ -59,7 +59,7 @@ func (l *loop) announceMore(p *peer, now time.Time) {
 // taken for ended.
 func (l *loop) onAlive(p *peer, m message, now time.Time) {
 	for _, id := range m.IDs {
-		e := l.byTxn[txnKey{p, id}]
+		e := p.txns[id]
 		if e == nil || e.t.phase == phaseDraining || e.t.phase == phaseRemoving {
 			l.send(p, message{Kind: msgClose, ID: id, Reason: ReasonFlowLost})
 		}

@@ -49,7 +49,7 @@ func (m *Member) Holds(ctx context.Context) (h Held, err error) {
 	got := make(chan Held, 1)
 	m.loop.box.post(func() {
 		l := m.loop
-		got <- Held{Flows: len(l.flows), Tuples: len(l.ports.used), Jobs: l.box.len(), Changes: l.change.len()}
+		got <- Held{Flows: l.tracked, Tuples: len(l.ports.used), Jobs: l.box.len(), Changes: l.change.len()}
 	})
 	select {
 	case h = <-got:

@@ -232,9 +232,10 @@ type detaching struct {
 
 // detached lets go those whose port no rule names any more.
 func (l *loop) detached() {
+	l.releasing = false
 	l.detaching = slices.DeleteFunc(l.detaching, func(d detaching) bool {
-		for _, e := range l.flows {
-			if e.key.member == d.member && e.t.phase != phaseOverlay && !e.t.bare && e.t.ends.Ofport == d.ofport {
+		for _, e := range d.member.flows {
+			if e.t.phase != phaseOverlay && !e.t.bare && e.t.ends.Ofport == d.ofport {
 				return false
 			}
 		}

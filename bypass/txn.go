@@ -74,7 +74,7 @@ type txn struct {
 	id        uint64
 	initiator bool
 	flow      Flow // Src is the local workload
-	ends      Ends
+	ends      ends
 	tuple     tuple // underlay; a port that is not known yet is 0
 	hop       uint32
 	lease     uint32 // number of the peer's lease

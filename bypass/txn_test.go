@@ -16,7 +16,7 @@ func testTxn() txn {
 	return txn{
 		id: 7, rule: 9, hop: 1, lease: 2, idle: time.Minute,
 		flow:  Flow{TCP, netip.MustParseAddrPort("192.168.7.1:40000"), netip.MustParseAddrPort("192.168.7.2:80")},
-		ends:  Ends{Ofport: 3, LocalMAC: macA, RemoteMAC: macB},
+		ends:  ends{Ofport: 3, LocalMAC: macA, RemoteMAC: macB},
 		tuple: tuple{TCP, netip.MustParseAddrPort("10.0.0.1:61441"), netip.MustParseAddrPort("10.0.0.2:61442")},
 	}
 }

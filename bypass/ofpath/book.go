@@ -1,11 +1,13 @@
 package ofpath
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/ofctl"
+	"github.com/viasnet/vias/tap"
 )
 
 // ruleKey names a rule of this epoch.
@@ -15,52 +17,81 @@ type ruleKey struct {
 }
 
 // matchKey is what makes two flows of rules the same one: their match, but for the
-// uplink's port, which may move.
+// uplink's port, which may move. There are very many of them, so it is small; rules are
+// IPv4's. A listen rule's zero source is any.
 type matchKey struct {
-	dir bypass.Direction
-	header
+	dir        bypass.Direction
+	proto      bypass.Proto
+	sp, dp     uint16
+	src, dst   [4]byte
+	ofport     uint32 // outbound only, as are the MACs
+	smac, dmac tap.MAC
 }
 
+// keyOf is the key of a flow in the switch.
 func keyOf(dir bypass.Direction, m ofctl.Match) matchKey {
-	k := matchKey{dir, headerOf(m)}
-	if dir != bypass.Outbound {
-		k.inPort = 0
+	h := headerOf(m)
+	k := matchKey{dir: dir, proto: h.proto, sp: h.sp, dp: h.dp, src: four(h.src), dst: four(h.dst)}
+	if dir == bypass.Outbound {
+		k.ofport, k.smac, k.dmac = h.inPort, h.smac, h.dmac
 	}
 	return k
 }
 
+// keyOfRule is the key of r's flow.
+func keyOfRule(r *bypass.Rule) matchKey {
+	from, to := r.Remote, r.Local
+	k := matchKey{dir: r.Direction, proto: r.Flow.Proto}
+	if r.Direction == bypass.Outbound {
+		from, to = r.Flow.Src, r.Flow.Dst
+		k.ofport, k.smac, k.dmac = r.Ofport, r.LocalMAC, r.RemoteMAC
+	}
+	k.src, k.sp, k.dst, k.dp = four(from.Addr()), from.Port(), four(to.Addr()), to.Port()
+	return k
+}
+
+// four is an IPv4 address; no address is 0.0.0.0.
+func four(a netip.Addr) (b [4]byte) {
+	if a.Is4() {
+		b = a.As4()
+	}
+	return b
+}
+
 // entry is a rule that should be in the switch.
 type entry struct {
-	bypass.Rule
-	match ofctl.Match
-	since time.Time // when it was added last, or before
+	matchKey
+	id    uint32
+	peer  uint32
+	since int64 // when it was added last, or before: ns since clock's beginning
 }
+
+func (e *entry) key() ruleKey { return ruleKey{e.dir, e.id} }
 
 // index is the rules of this epoch that should be in the switch. The switch knows
 // them by their matches only.
 type index struct {
 	rules   map[ruleKey]entry
-	byMatch map[matchKey]ruleKey
+	byMatch map[matchKey]uint32 // IDs
 }
 
 func newIndex() index {
-	return index{map[ruleKey]entry{}, map[matchKey]ruleKey{}}
+	return index{map[ruleKey]entry{}, map[matchKey]uint32{}}
 }
 
 // put adds e in place of the rules that had its ID or its match.
 func (x index) put(e entry) {
-	k, m := ruleKey{e.Direction, e.ID}, keyOf(e.Direction, e.match)
-	x.drop(k)
-	if other, taken := x.byMatch[m]; taken {
-		x.drop(other)
+	x.drop(e.key())
+	if other, taken := x.byMatch[e.matchKey]; taken {
+		x.drop(ruleKey{e.dir, other})
 	}
-	x.rules[k], x.byMatch[m] = e, k
+	x.rules[e.key()], x.byMatch[e.matchKey] = e, e.id
 }
 
 func (x index) drop(k ruleKey) {
 	if old, there := x.rules[k]; there {
 		delete(x.rules, k)
-		delete(x.byMatch, keyOf(k.dir, old.match))
+		delete(x.byMatch, old.matchKey)
 	}
 }
 
@@ -190,7 +221,7 @@ func (b *booking) untether(e bypass.Lease) {
 		delete(b.d.held, k)
 	}
 	for k, r := range b.d.installed.rules {
-		if was && k.dir != bypass.Listen && r.Peer == e.Peer {
+		if was && k.dir != bypass.Listen && r.peer == e.Peer {
 			b.keep(k)
 			b.d.installed.drop(k)
 		}
@@ -198,17 +229,16 @@ func (b *booking) untether(e bypass.Lease) {
 }
 
 func (b *booking) add(r bypass.Rule) {
-	f := b.l.rule(r)
-	b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: f})
-	k, m := ruleKey{r.Direction, r.ID}, keyOf(r.Direction, f.Match)
-	b.keep(k)
-	if old, there := b.d.installed.rules[k]; there && keyOf(k.dir, old.match) != m {
-		b.last = append(b.last, remove(b.l.rule(old.Rule), cookieOfRule)) // the rule gets another match
+	b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: b.l.rule(r)})
+	e := entry{keyOfRule(&r), r.ID, r.Peer, b.d.clock(b.now)}
+	b.keep(e.key())
+	if old, there := b.d.installed.rules[e.key()]; there && old.matchKey != e.matchKey {
+		b.last = append(b.last, remove(b.l.named(&old), cookieOfRule)) // the rule gets another match
 	}
-	if other, taken := b.d.installed.byMatch[m]; taken {
-		b.keep(other)
+	if other, taken := b.d.installed.byMatch[e.matchKey]; taken {
+		b.keep(ruleKey{e.dir, other})
 	}
-	b.d.installed.put(entry{r, f.Match, b.now})
+	b.d.installed.put(e)
 	if r.Direction != bypass.Listen {
 		b.retie(r.Peer)
 	}
@@ -217,17 +247,17 @@ func (b *booking) add(r bypass.Rule) {
 // remove deletes r's flow, unless it has become another rule's, and the flow that has
 // its ID.
 func (b *booking) remove(r bypass.Rule) {
-	f := b.l.rule(r)
-	k, m := ruleKey{r.Direction, r.ID}, keyOf(r.Direction, f.Match)
-	if owner, taken := b.d.installed.byMatch[m]; !taken || owner == k {
-		b.last = append(b.last, remove(f, cookieOfRule))
+	e := entry{matchKey: keyOfRule(&r), id: r.ID, peer: r.Peer}
+	k := e.key()
+	if owner, taken := b.d.installed.byMatch[e.matchKey]; !taken || owner == r.ID {
+		b.last = append(b.last, remove(b.l.named(&e), cookieOfRule))
 	}
 	old, there := b.d.installed.rules[k]
 	if !there {
 		return
 	}
-	if keyOf(k.dir, old.match) != m {
-		b.last = append(b.last, remove(b.l.rule(old.Rule), cookieOfRule))
+	if old.matchKey != e.matchKey {
+		b.last = append(b.last, remove(b.l.named(&old), cookieOfRule))
 	}
 	b.keep(k)
 	b.d.installed.drop(k)

@@ -117,12 +117,18 @@ func (d *datapath) compare(sw ofctl.Switch, e echo) (fresh bool, err error) {
 // intactLocked tells whether the slow half and all rules are among flows. Leases are
 // not: they end by themselves.
 func (d *datapath) intactLocked(flows []ofctl.FlowStat) bool {
-	there := make(map[string]bool, len(flows))
+	there := make(map[string]bool)
+	rules := make(map[matchKey]uint64, len(flows)) // cookies
 	name := func(f ofctl.Flow) string {
 		return fmt.Sprint(f.Table, " ", f.Cookie, " ", f.Match)
 	}
 	for _, s := range flows {
-		there[name(s.Flow)] = true
+		switch dir, ok := d.cfg.kindOf(s.Flow).direction(); {
+		case !ok:
+			there[name(s.Flow)] = true
+		case dir == bypass.Outbound || slices.Contains(s.Match, ofctl.InPort(d.layout.uplink)):
+			rules[keyOf(dir, s.Match)] = s.Cookie
+		}
 	}
 	for _, f := range d.layout.base(*d.base) {
 		if !there[name(f)] {
@@ -130,7 +136,7 @@ func (d *datapath) intactLocked(flows []ofctl.FlowStat) bool {
 		}
 	}
 	for _, r := range d.installed.rules {
-		if !there[name(d.layout.rule(r.Rule))] {
+		if cookie, ok := rules[r.matchKey]; !ok || cookie != d.layout.named(&r).Cookie {
 			return false
 		}
 	}

@@ -2,6 +2,7 @@ package ofpath_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,15 +17,34 @@ import (
 // counting counts the modifications of a connection.
 type counting struct {
 	ofctl.Switch
-	mu   sync.Mutex
-	mods int
+	mu    sync.Mutex
+	mods  int
+	calls [][]ofctl.Mod // what each Apply had, since record
+	kept  bool
 }
 
 func (c *counting) Apply(ctx context.Context, mods []ofctl.Mod) error {
 	c.mu.Lock()
 	c.mods += len(mods)
+	if c.kept {
+		c.calls = append(c.calls, slices.Clone(mods))
+	}
 	c.mu.Unlock()
 	return c.Switch.Apply(ctx, mods)
+}
+
+// record keeps what is applied from now on.
+func (c *counting) record(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept, c.calls = on, nil
+}
+
+// recorded is what was applied since.
+func (c *counting) recorded() [][]ofctl.Mod {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.calls)
 }
 
 // take is how many there were since the last call.

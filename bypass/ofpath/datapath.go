@@ -22,6 +22,7 @@ type datapath struct {
 	ctx    context.Context // of run; ends with Close
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has ended
+	made   time.Time     // clock's beginning
 	ports  chan struct{} // of length 1: ports have changed
 
 	// change serialises what changes the switch, so that what is known of it
@@ -43,7 +44,7 @@ type datapath struct {
 func newDatapath(cfg Config) *datapath {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &datapath{
-		cfg: cfg, ctx: ctx, cancel: cancel,
+		cfg: cfg, ctx: ctx, cancel: cancel, made: time.Now(),
 		done: make(chan struct{}), ports: make(chan struct{}, 1), change: make(chan struct{}, 1),
 		layout:    layout{cfg: cfg},
 		installed: newIndex(), held: map[lessee]time.Time{}, watchers: map[*watcher]bool{},
@@ -58,6 +59,9 @@ func (d *datapath) Close() error {
 }
 
 func closed() error { return fmt.Errorf("ofpath: datapath: %w", net.ErrClosed) }
+
+// clock is t in short, for what is kept of each rule.
+func (d *datapath) clock(t time.Time) int64 { return int64(t.Sub(d.made)) }
 
 // session is the connection, and how to program it now.
 func (d *datapath) session() (ofctl.Switch, layout, error) {
@@ -267,7 +271,7 @@ func (d *datapath) Rules(ctx context.Context) ([]bypass.RuleStat, error) {
 			continue
 		}
 		if r.Epoch == d.layout.epoch {
-			r.Rule.ID = d.installed.byMatch[keyOf(r.Rule.Direction, s.Match)].id
+			r.Rule.ID = d.installed.byMatch[keyOf(r.Rule.Direction, s.Match)]
 		}
 		list = append(list, r)
 	}

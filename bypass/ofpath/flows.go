@@ -105,10 +105,7 @@ func (l layout) outbound(r bypass.Rule) ofctl.Flow {
 	return ofctl.Flow{
 		Table: l.cfg.OutboundTable, Priority: exact, Cookie: l.cookie(r.Peer),
 		IdleTimeout: seconds(r.Idle), SendFlowRemoved: true,
-		Match: ip(r.Flow.Proto, ofctl.InPort(r.Ofport),
-			ofctl.EthSrc(r.LocalMAC), ofctl.EthDst(r.RemoteMAC),
-			src(r.Flow.Src.Addr()), dst(r.Flow.Dst.Addr()),
-			f.src(r.Flow.Src.Port()), f.dst(r.Flow.Dst.Port())),
+		Match: l.matchOf(&r),
 		Write: append(set(src(r.Local.Addr()), dst(r.Remote.Addr()),
 			f.src(r.Local.Port()), f.dst(r.Remote.Port())),
 			ofctl.ToGroup{ID: l.cfg.GroupBase + r.Hop}),
@@ -121,9 +118,7 @@ func (l layout) inbound(r bypass.Rule) ofctl.Flow {
 	f := fieldsOf(r.Flow.Proto)
 	return ofctl.Flow{
 		Table: l.cfg.InboundTable, Priority: exact, Cookie: l.cookie(r.Peer), SendFlowRemoved: true,
-		Match: ip(r.Flow.Proto, ofctl.InPort(l.uplink),
-			src(r.Remote.Addr()), dst(r.Local.Addr()),
-			f.src(r.Remote.Port()), f.dst(r.Local.Port())),
+		Match: l.matchOf(&r),
 		Apply: append(set(ofctl.EthSrc(r.RemoteMAC), ofctl.EthDst(r.LocalMAC),
 			src(r.Flow.Dst.Addr()), dst(r.Flow.Src.Addr()),
 			f.src(r.Flow.Dst.Port()), f.dst(r.Flow.Src.Port())),
@@ -132,20 +127,51 @@ func (l layout) inbound(r bypass.Rule) ofctl.Flow {
 }
 
 func (l layout) listen(r bypass.Rule) ofctl.Flow {
-	f := fieldsOf(r.Flow.Proto)
-	m := ip(r.Flow.Proto, ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(),
-		dst(r.Local.Addr()), f.dst(r.Local.Port()))
-	if !r.Remote.Addr().IsUnspecified() {
-		m = append(m, src(r.Remote.Addr()))
-	}
-	if r.Remote.Port() != 0 {
-		m = append(m, f.src(r.Remote.Port()))
-	}
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority + listenAbove, Cookie: l.cookie(listening),
-		HardTimeout: seconds(r.Hard), SendFlowRemoved: true, Match: m, Meter: l.meter(meterProbes),
+		HardTimeout: seconds(r.Hard), SendFlowRemoved: true, Match: l.matchOf(&r), Meter: l.meter(meterProbes),
 		Apply: []ofctl.Action{ofctl.ToController(whole)},
 	}
+}
+
+func (l layout) matchOf(r *bypass.Rule) ofctl.Match {
+	k := keyOfRule(r)
+	return l.match(&k)
+}
+
+// match is the match of the flow that has key k.
+func (l layout) match(k *matchKey) ofctl.Match {
+	f := fieldsOf(k.proto)
+	from, to := netip.AddrFrom4(k.src), netip.AddrFrom4(k.dst)
+	switch k.dir {
+	case bypass.Outbound:
+		return ip(k.proto, ofctl.InPort(k.ofport), ofctl.EthSrc(k.smac), ofctl.EthDst(k.dmac),
+			src(from), dst(to), f.src(k.sp), f.dst(k.dp))
+	case bypass.Inbound:
+		return ip(k.proto, ofctl.InPort(l.uplink), src(from), dst(to), f.src(k.sp), f.dst(k.dp))
+	}
+	m := ip(k.proto, ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(), dst(to), f.dst(k.dp))
+	if !from.IsUnspecified() {
+		m = append(m, src(from))
+	}
+	if k.sp != 0 {
+		m = append(m, f.src(k.sp))
+	}
+	return m
+}
+
+// named is as much of e's flow as it takes to delete it.
+func (l layout) named(e *entry) ofctl.Flow {
+	f := ofctl.Flow{Priority: exact, Cookie: l.cookie(e.peer), Match: l.match(&e.matchKey)}
+	switch e.dir {
+	case bypass.Outbound:
+		f.Table = l.cfg.OutboundTable
+	case bypass.Inbound:
+		f.Table = l.cfg.InboundTable
+	default:
+		f.Table, f.Priority, f.Cookie = tableClassify, l.cfg.Priority+listenAbove, l.cookie(listening)
+	}
+	return f
 }
 
 // inboundGate lets what comes from the peer into the inbound table.

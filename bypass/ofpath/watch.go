@@ -134,18 +134,18 @@ func (d *datapath) flowRemoved(e ofctl.FlowRemoved) {
 	if cookieEpoch(e.Flow.Cookie) != d.layout.epoch {
 		return
 	}
-	k, ours := d.installed.byMatch[keyOf(dir, e.Flow.Match)]
-	old := d.installed.rules[k]
-	if !ours || !d.layout.rule(old.Rule).Match.Equal(e.Flow.Match) || old.since.After(installed(e)) {
+	id, ours := d.installed.byMatch[keyOf(dir, e.Flow.Match)]
+	old := d.installed.rules[ruleKey{dir, id}]
+	if !ours || !d.layout.match(&old.matchKey).Equal(e.Flow.Match) || old.since > d.clock(installed(e)) {
 		return
 	}
-	d.installed.drop(k)
+	d.installed.drop(old.key())
 	switch {
 	case e.Reason == ofctl.RemovedIdle && dir == bypass.Outbound:
-		d.emitLocked(bypass.RuleIdle{ID: k.id, Packets: e.Packets, Bytes: e.Bytes})
+		d.emitLocked(bypass.RuleIdle{ID: id, Packets: e.Packets, Bytes: e.Bytes})
 	case e.Reason == ofctl.RemovedIdle, e.Reason == ofctl.RemovedHard:
 	default:
-		d.emitLocked(bypass.RuleLost{ID: k.id, Direction: dir})
+		d.emitLocked(bypass.RuleLost{ID: id, Direction: dir})
 	}
 }
 

@@ -9,9 +9,11 @@ package flowtable
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/overlay"
@@ -57,22 +59,32 @@ type Entry struct {
 	// Ask belongs to the goroutine that sends the device's frames.
 	Ask Ask
 
-	mu     sync.Mutex // guards what follows
-	since  time.Time
-	status bypass.Status // as the Member told last; zero Flow = never
+	mu sync.Mutex // guards what follows
+	// What the Member told last, without what stands above: a table has very many
+	// entries.
+	told           bool
+	since, retryAt int64 // Unix ns; retryAt 0 = none
+	ports          *underlay
 }
+
+// underlay is where a bypassed flow's packets are.
+type underlay struct{ local, remote netip.AddrPort }
 
 // Ask is what the sending goroutine remembers of a flow between packets.
 type Ask struct {
 	Verdict    bypass.Verdict
-	Generation uint64 // of the policy that gave Verdict; 0 = none did
-	// The policy gave it for these ends.
-	Peer              overlay.PeerID
-	LocalTag, PeerTag string
+	Generation uint64              // of the policy that gave Verdict; 0 = none did
+	Ends       unique.Handle[Ends] // for which it gave it
 
 	Base      int64 // bytes before the connection now under way (a reused five-tuple)
 	Next      time.Time
 	NextBytes int64
+}
+
+// Ends is what of a flow's ends a policy goes by.
+type Ends struct {
+	Peer              overlay.PeerID
+	LocalTag, PeerTag string
 }
 
 // Counter counts frames and their bytes as they were on the device.
@@ -141,11 +153,17 @@ func (e *Entry) SetReason(r bypass.Reason) {
 	}
 }
 
-// SetStatus takes what the Member told.
+// SetStatus takes what the Member told. Its Flow is e's, and its Peer is SetPeer's.
 func (e *Entry) SetStatus(s bypass.Status) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.status, e.since = s, s.Since
+	e.told, e.since, e.retryAt, e.ports = true, s.Since.UnixNano(), 0, nil
+	if !s.RetryAt.IsZero() {
+		e.retryAt = s.RetryAt.UnixNano()
+	}
+	if s.Local.IsValid() || s.Remote.IsValid() {
+		e.ports = &underlay{s.Local, s.Remote}
+	}
 	e.state.Store(uint32(s.State)<<8 | uint32(s.Reason))
 }
 
@@ -154,9 +172,18 @@ func (e *Entry) SetStatus(s bypass.Status) {
 func (e *Entry) Status() (s bypass.Status, told bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s = e.status
-	s.Since = e.since
-	return s, e.status.Flow != bypass.Flow{}
+	s = bypass.Status{Flow: e.Flow, Peer: e.Peer(), Since: time.Unix(0, e.since)}
+	if !e.told {
+		return s, false
+	}
+	s.State, s.Reason = e.State()
+	if e.retryAt != 0 {
+		s.RetryAt = time.Unix(0, e.retryAt)
+	}
+	if e.ports != nil {
+		s.Local, s.Remote = e.ports.local, e.ports.remote
+	}
+	return s, true
 }
 
 // pinned flows are not forgotten: the switch forwards them, or is about to.
@@ -173,7 +200,7 @@ type Table struct {
 
 type shard struct {
 	mu    sync.Mutex
-	flows map[bypass.Flow]*Entry
+	flows map[key]*Entry
 	_     [40]byte // a cache line each
 }
 
@@ -185,43 +212,55 @@ func New(limit int) *Table {
 	}
 	t := &Table{seed: rand.Uint64() | 1, limit: (limit + shards - 1) / shards}
 	for i := range t.shards {
-		t.shards[i].flows = map[bypass.Flow]*Entry{}
+		t.shards[i].flows = map[key]*Entry{}
 	}
 	return t
 }
 
-func (t *Table) shard(f bypass.Flow) *shard {
-	a, b := f.Src.Addr().As16(), f.Dst.Addr().As16()
-	x := binary.LittleEndian.Uint64(a[8:])*t.seed ^ binary.LittleEndian.Uint64(b[8:])
-	x = (x ^ uint64(f.Src.Port())<<16 ^ uint64(f.Dst.Port()) ^ uint64(f.Proto)<<40) * t.seed
+// key is a Flow in half the bytes, and quicker to hash.
+type key struct {
+	src, dst [16]byte
+	sp, dp   uint16
+	proto    bypass.Proto
+}
+
+func keyOf(f bypass.Flow) key {
+	return key{f.Src.Addr().As16(), f.Dst.Addr().As16(), f.Src.Port(), f.Dst.Port(), f.Proto}
+}
+
+func (t *Table) shard(k *key) *shard {
+	x := binary.LittleEndian.Uint64(k.src[8:])*t.seed ^ binary.LittleEndian.Uint64(k.dst[8:])
+	x = (x ^ uint64(k.sp)<<16 ^ uint64(k.dp) ^ uint64(k.proto)<<40) * t.seed
 	x ^= x >> 29
 	return &t.shards[x*0x9e3779b97f4a7c15>>58]
 }
 
 // Get is the flow's entry, or nil.
 func (t *Table) Get(f bypass.Flow) *Entry {
-	s := t.shard(f)
+	k := keyOf(f)
+	s := t.shard(&k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.flows[f]
+	return s.flows[k]
 }
 
 // Track is the flow's entry; a new one if there was none. nil: the table is full of
 // flows that must stay.
 func (t *Table) Track(f bypass.Flow, now time.Time) (e *Entry, fresh bool) {
-	s := t.shard(f)
+	k := keyOf(f)
+	s := t.shard(&k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e = s.flows[f]; e != nil {
+	if e = s.flows[k]; e != nil {
 		return e, false
 	}
 	if len(s.flows) >= t.limit && !t.evictLocked(s) {
 		t.untracked.Add(1)
 		return nil, false
 	}
-	e = &Entry{Flow: f, since: now}
+	e = &Entry{Flow: f, since: now.UnixNano()}
 	e.seen.Store(now.UnixNano())
-	s.flows[f] = e
+	s.flows[k] = e
 	return e, true
 }
 
@@ -241,7 +280,7 @@ func (t *Table) evictLocked(s *shard) bool {
 	if oldest == nil {
 		return false
 	}
-	delete(s.flows, oldest.Flow)
+	delete(s.flows, keyOf(oldest.Flow))
 	t.evicted.Add(1)
 	return true
 }

@@ -2,6 +2,7 @@ package flowtable
 
 import (
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -203,4 +204,29 @@ func BenchmarkTrackFull(b *testing.B) {
 		table.Track(flow(i), now)
 		i++
 	}
+}
+
+// TestMemory: what a flow costs that the overlay carries, told about by a Member.
+func TestMemory(t *testing.T) {
+	const flows = 100_000
+	inUse := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	table, now, id := New(2*flows), time.Unix(1000, 0), &overlay.PeerID{1}
+	before := inUse()
+	for i := range flows {
+		e, fresh := table.Track(flow(i), now)
+		require.True(t, fresh)
+		e.SetPeer(id)
+		e.SetStatus(bypass.Status{Flow: e.Flow, Peer: *id, State: bypass.OnOverlay, Reason: bypass.ReasonProving, Since: now})
+		e.Out.Add(1400)
+	}
+	size := float64(inUse()-before) / flows
+	t.Logf("%.0f bytes a flow", size)
+	require.Equal(t, flows, table.Len())
+	require.Less(t, size, 420.)
 }

@@ -2,6 +2,7 @@ package pump
 
 import (
 	"time"
+	"unique"
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/internal/flowtable"
@@ -59,14 +60,15 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 func (o *Out) verdict(e *flowtable.Entry, from, to *l2.Station) bypass.Verdict {
 	policy, generation := o.Trigger.Policy()
 	a := &e.Ask
-	if a.Generation == generation && a.LocalTag == from.Tag && a.PeerTag == to.Tag && a.Peer == to.Peer {
+	ends := flowtable.Ends{Peer: to.Peer, LocalTag: from.Tag, PeerTag: to.Tag}
+	if a.Generation != 0 && a.Generation == generation && a.Ends.Value() == ends {
 		return a.Verdict
 	}
 	a.Verdict = policy(bypass.Request{
 		Flow: e.Flow, Network: o.Trigger.Network, Peer: to.Peer,
 		LocalTag: from.Tag, PeerTag: to.Tag, Initiator: true,
 	})
-	a.Generation, a.LocalTag, a.PeerTag, a.Peer = generation, from.Tag, to.Tag, to.Peer
+	a.Generation, a.Ends = generation, unique.Make(ends)
 	a.Next = time.Time{}
 	return a.Verdict
 }

@@ -1,0 +1,111 @@
+package bypass
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/overlay"
+)
+
+// TestPace: no more than a window's worth of flows is under way; the others wait in
+// the order in which they were asked for, and say so.
+func TestPace(t *testing.T) {
+	l, m, p := bareLoop(t)
+	var offered []uint64
+	m.cfg.Send = func(_ overlay.PeerID, b []byte) bool {
+		msg, err := l.codec.decode(b)
+		require.NoError(t, err)
+		if msg.Kind == msgOffer {
+			offered = append(offered, msg.ID)
+		}
+		return true
+	}
+	const flows = 3 * maxMoving
+	now := time.Now()
+	for range 2 { // asking again changes nothing
+		for i := range flows {
+			l.request(m, manyFlow(i), Verdict{Bypass: true}, now)
+		}
+	}
+	l.settle()
+	require.Len(t, offered, maxMoving)
+	require.Equal(t, maxMoving, p.queue.moving)
+	s, _ := m.Status(manyFlow(maxMoving))
+	require.Equal(t, OnOverlay, s.State)
+	require.Equal(t, ReasonQueued, s.Reason)
+
+	for n := range flows { // each that is through lets one follow, however it ended
+		id := offered[n]
+		require.Equal(t, manyFlow(n), p.txns[id].flow(), "out of order")
+		if n%2 == 0 {
+			l.onFlowMessage(p, message{Kind: msgReject, ID: id, Reason: ReasonPolicy}, now)
+		} else {
+			far := netip.AddrPortFrom(p.pair.Remote, l.ports.propose())
+			l.onFlowMessage(p, message{Kind: msgAccept, ID: id, Local: far, Remote: p.txns[id].t.tuple.local}, now)
+			l.settle()
+			l.onFlowMessage(p, message{Kind: msgDone, ID: id}, now)
+		}
+		l.settle()
+		require.Len(t, offered, min(flows, maxMoving+n+1))
+		require.LessOrEqual(t, p.queue.moving, maxMoving)
+	}
+	require.Zero(t, p.queue.moving)
+	require.Empty(t, p.queue.waiting)
+}
+
+// TestPaceEnds: what waits for its turn does not outlive its reason to, and does not
+// wait for ever when all that is under way comes to nothing.
+func TestPaceEnds(t *testing.T) {
+	l, m, p := bareLoop(t)
+	now := time.Now()
+	for i := range 2 * maxMoving {
+		l.request(m, manyFlow(i), Verdict{Bypass: true}, now)
+	}
+	p.proof.phase, p.proof.reason = proofFailed, ReasonProofTimeout
+	l.disproven(p, now)
+	l.settle()
+	require.Zero(t, p.queue.moving)
+	require.Empty(t, p.queue.waiting)
+	s, _ := m.Status(manyFlow(2*maxMoving - 1))
+	require.Equal(t, ReasonProofTimeout, s.Reason)
+	p.proof.phase = proofFresh
+	l.proven(p, now)
+	require.Equal(t, maxMoving, p.queue.moving, "they are wanted still")
+}
+
+// TestBatch: changes go together unless they touch the same thing; gates that close
+// go alone, so that nothing holds them up.
+func TestBatch(t *testing.T) {
+	rule := func(id uint32, port uint16) Rule {
+		local, remote := peerAddrs(1)
+		return Rule{ID: id, Direction: Inbound, Flow: manyFlow(int(id)), Local: netip.AddrPortFrom(local, port), Remote: netip.AddrPortFrom(remote, port)}
+	}
+	add := func(id uint32, port uint16) Change { return Change{Add: []Rule{rule(id, port)}} }
+	gates := Change{Leases: []Lease{{Peer: 1, Proto: TCP}}}
+	for _, c := range []struct {
+		first, second Change
+		joins         bool
+	}{
+		{add(1, 1), add(2, 2), true},
+		{add(1, 1), add(1, 2), false},
+		{add(1, 1), add(2, 1), false},
+		{add(1, 1), Change{Remove: []Rule{rule(1, 1)}}, false},
+		{add(1, 1), Change{Remove: []Rule{rule(2, 2)}}, true},
+		{add(1, 1), gates, false},
+		{gates, add(1, 1), false},
+		{Change{Leases: gates.Leases, Add: []Rule{rule(1, 1)}}, add(2, 2), true},
+		{Change{Leases: gates.Leases, Add: []Rule{rule(1, 1)}}, Change{Leases: gates.Leases, Add: []Rule{rule(2, 2)}}, false},
+	} {
+		b := newBatch()
+		require.True(t, b.join(c.first))
+		require.Equal(t, c.joins, b.join(c.second), "%v then %v", c.first, c.second)
+	}
+	b, n := newBatch(), uint32(0)
+	for b.join(add(n, uint16(n))) {
+		n++
+	}
+	require.EqualValues(t, maxBatch, n)
+}
