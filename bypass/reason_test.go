@@ -91,9 +91,19 @@ func TestReasonsOfFlows(t *testing.T) {
 		}},
 		{want: bypass.ReasonGlare, atB: true, do: func(p *pair) {
 			pass(5 * time.Second)
-			for range 20 {
+			for range 10 { // who is first is chance
+				delay := func(tell func([]byte)) {
+					for _, n := range []*node{p.a, p.b} {
+						n.mu.Lock()
+						n.tell = tell
+						n.mu.Unlock()
+					}
+				}
+				delay(func([]byte) { <-time.After(time.Millisecond) }) // both have offered before either gets the other's
 				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
 				p.b.member.Request(p.flow.Reverse(), bypass.Verdict{Bypass: true})
+				pass(100 * time.Millisecond)
+				delay(nil)
 				p.bypassed(5 * time.Second)
 				p.a.member.SetPolicy(bypass.Never)
 				p.onOverlay(5 * time.Second)
@@ -137,7 +147,7 @@ func TestReasonsOfFlows(t *testing.T) {
 				c.do(p)
 				synctest.Wait()
 				n := map[bool]*node{false: p.a, true: p.b}[c.atB]
-				require.True(t, gave(n, c.want), "now: %v", n.status(p.flow))
+				require.True(t, gave(n, c.want), "now: %v; other end: %v", n.status(p.flow), gave(n.peer, c.want))
 			})
 		})
 	}
