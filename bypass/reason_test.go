@@ -59,7 +59,12 @@ func TestReasonsOfFlows(t *testing.T) {
 		do     func(p *pair)
 		atB    bool
 	}{
-		{want: bypass.ReasonProving, do: func(p *pair) { p.wants(time.Second) }},
+		{want: bypass.ReasonProving, do: func(p *pair) {
+			p.wire.Block(netip.Addr{}, netip.Addr{}, 0)
+			p.again()
+			p.wants(2 * time.Second)
+			p.wire.Unblock(netip.Addr{}, netip.Addr{}, 0)
+		}},
 		{want: bypass.ReasonLinkDown, do: func(p *pair) { p.link(false); p.wants(time.Second) }},
 		{want: bypass.ReasonSwitchDown, do: func(p *pair) { p.a.sw.Down(); pass(time.Second); p.wants(time.Second); p.a.sw.Up(false) }},
 		{want: bypass.ReasonSameHost, do: func(p *pair) {
@@ -76,6 +81,9 @@ func TestReasonsOfFlows(t *testing.T) {
 				f := p.flow
 				f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(1000+i))
 				p.a.member.Request(f, bypass.Verdict{Bypass: true})
+				if i%100 == 0 { // not more at once than a switch is let wait for
+					pass(50 * time.Millisecond)
+				}
 			}
 			pass(5 * time.Second)
 		}},
