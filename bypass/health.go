@@ -128,6 +128,7 @@ type peerHealth struct {
 	waiting              []*entry // whose counters are to be told
 	cursor               uint64   // serial of the last one told
 	closedTCP, closedUDP time.Time
+	counters             pace // of its messages
 }
 
 // closed is when our gate for proto was last seen not to be surely open.
@@ -290,6 +291,9 @@ func (l *loop) tellCounters(p *peer, n uint64, now time.Time) {
 
 // onCounters takes a peer's counters. It can hurt its own flows with them, no others.
 func (l *loop) onCounters(p *peer, m message, now time.Time) {
+	if !p.health.counters.allow(now, healthPause/healthBurst, 4*healthBurst) {
+		return // it tells more than it should; what is lost can only hide a break
+	}
 	p.health.heard = max(p.health.heard, m.Seq)
 	p.health.answer = p.health.answer || len(m.IDs) > 0
 	ack := l.health.endedAt(m.Ack)

@@ -59,7 +59,12 @@ func TestReasonsOfFlows(t *testing.T) {
 		do     func(p *pair)
 		atB    bool
 	}{
-		{want: bypass.ReasonProving, do: func(p *pair) { p.wants(time.Second) }},
+		{want: bypass.ReasonProving, do: func(p *pair) {
+			p.wire.Block(netip.Addr{}, netip.Addr{}, 0)
+			p.again()
+			p.wants(2 * time.Second)
+			p.wire.Unblock(netip.Addr{}, netip.Addr{}, 0)
+		}},
 		{want: bypass.ReasonLinkDown, do: func(p *pair) { p.link(false); p.wants(time.Second) }},
 		{want: bypass.ReasonSwitchDown, do: func(p *pair) { p.a.sw.Down(); pass(time.Second); p.wants(time.Second); p.a.sw.Up(false) }},
 		{want: bypass.ReasonSameHost, do: func(p *pair) {
@@ -76,6 +81,9 @@ func TestReasonsOfFlows(t *testing.T) {
 				f := p.flow
 				f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(1000+i))
 				p.a.member.Request(f, bypass.Verdict{Bypass: true})
+				if i%100 == 0 { // not more at once than a switch is let wait for
+					pass(50 * time.Millisecond)
+				}
 			}
 			pass(5 * time.Second)
 		}},
@@ -91,15 +99,14 @@ func TestReasonsOfFlows(t *testing.T) {
 		}},
 		{want: bypass.ReasonGlare, atB: true, do: func(p *pair) {
 			pass(5 * time.Second)
-			for range 20 {
-				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+			p.a.mu.Lock()
+			p.a.tell = func([]byte) { // while A's offer is under way, B makes its own
 				p.b.member.Request(p.flow.Reverse(), bypass.Verdict{Bypass: true})
-				p.bypassed(5 * time.Second)
-				p.a.member.SetPolicy(bypass.Never)
-				p.onOverlay(5 * time.Second)
-				p.a.member.SetPolicy(bypass.Always)
-				pass(10 * time.Second)
+				<-time.After(time.Millisecond)
 			}
+			p.a.mu.Unlock()
+			p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
+			pass(time.Second)
 		}},
 		{want: bypass.ReasonPeerClosed, do: func(p *pair) {
 			p.bypassed(time.Second)
@@ -137,7 +144,7 @@ func TestReasonsOfFlows(t *testing.T) {
 				c.do(p)
 				synctest.Wait()
 				n := map[bool]*node{false: p.a, true: p.b}[c.atB]
-				require.True(t, gave(n, c.want), "now: %v", n.status(p.flow))
+				require.True(t, gave(n, c.want), "now: %v; other end: %v", n.status(p.flow), gave(n.peer, c.want))
 			})
 		})
 	}
