@@ -189,8 +189,8 @@ var memoryCases = []struct {
 	state State
 	fill  func(*loop, *Member)
 }{
-	{"initiator", 700, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, true) }},
-	{"responder", 700, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, false) }},
+	{"initiator", 900, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, true) }},
+	{"responder", 900, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, false) }},
 	{"overlay", 600, OnOverlay, func(l *loop, m *Member) {
 		for _, p := range l.peers {
 			p.proof.phase, p.proof.reason = proofFailed, ReasonProofTimeout

@@ -20,8 +20,7 @@ func inUse() uint64 {
 	return m.HeapAlloc
 }
 
-// TestMemory: what is kept of a bypassed flow's two rules. With what bypass.Host keeps
-// (700 bytes at most, by its test) it stays below 1,000 bytes.
+// TestMemory: what is kept of a bypassed flow's two rules, beside what bypass.Host keeps.
 func TestMemory(t *testing.T) {
 	const flows = 100_000
 	d := newDatapath(Config{}.withDefaults())
