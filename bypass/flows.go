@@ -1,7 +1,6 @@
 package bypass
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/viasnet/vias/overlay"
@@ -60,11 +59,17 @@ func (l *loop) begins(e *entry, now time.Time) {
 	if !l.mayMove(p, e, now) {
 		return
 	}
+	pair, ok := l.ports.propose(flow.Proto, p.pair.Local, p.pair.Remote, now)
+	if !ok {
+		e.retryAt = l.at(now.Add(time.Second))
+		l.unable(e, ReasonPorts, now)
+		return
+	}
 	e.wanted = false
 	id := l.ruleID()
 	e.t = txn{
 		id: l.draw(), flow: flow, ends: at.rules(), rule: id, hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
-		tuple: tuple{flow.Proto, netip.AddrPortFrom(p.pair.Local, l.ports.propose()), netip.AddrPortFrom(p.pair.Remote, 0)},
+		tuple: pair,
 	}
 	e.tags = at.tags()
 	l.byRule[id], p.txns[e.t.id] = e, e
@@ -292,10 +297,8 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 	in := input{reason: m.Reason}
 	switch m.Kind {
 	case msgAccept:
-		in.event, in.tuple = evAccept, tuple{e.id.proto, m.Remote, m.Local}
-		t := e.t.tuple
-		if e.t.phase == phaseOffered && (in.tuple.local != t.local || m.Local.Addr() != t.remote.Addr() ||
-			!l.ports.flowPort(m.Local.Port()) || !l.ports.take(in.tuple, now)) {
+		in.event = evAccept
+		if t := e.t.tuple; e.t.phase == phaseOffered && (m.Remote != t.local || m.Local != t.remote) {
 			in = input{event: evLeave, reason: ReasonPorts}
 		}
 	case msgConfirm:
@@ -323,8 +326,8 @@ func (l *loop) offered(p *peer, m message, now time.Time) {
 		l.send(p, message{Kind: msgReject, ID: m.ID, Reason: r})
 		return
 	}
-	port, ok := l.ports.pick(flow.Proto, p.pair.Local, m.Local, now)
-	if !ok {
+	pair := tuple{flow.Proto, m.Remote, m.Local}
+	if !l.ports.take(pair, now) {
 		l.send(p, message{Kind: msgReject, ID: m.ID, Reason: ReasonPorts})
 		return
 	}
@@ -334,7 +337,7 @@ func (l *loop) offered(p *peer, m message, now time.Time) {
 	e.wanted = false
 	e.t = txn{
 		id: m.ID, flow: flow, ends: at.rules(), rule: id, hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
-		tuple: tuple{flow.Proto, netip.AddrPortFrom(p.pair.Local, port), m.Local},
+		tuple: pair,
 	}
 	e.tags = at.tags()
 	l.byRule[id], p.txns[e.t.id] = e, e
@@ -357,7 +360,7 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 	if m.Proof != p.proof.round || m.Local.Addr() != p.pair.Remote || m.Remote.Addr() != p.pair.Local {
 		return nil, ReasonProving
 	}
-	if !l.ports.flowPort(m.Local.Port()) {
+	if !l.ports.flowPort(m.Local.Port()) || !l.ports.flowPort(m.Remote.Port()) {
 		return nil, ReasonPorts
 	}
 	if p.member.find(flow) == nil && len(p.flows) >= maxPeerFlows {

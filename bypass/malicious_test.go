@@ -166,7 +166,7 @@ func (tr *trio) silence() {
 func (tr *trio) offer(id uint64, port uint16) bypass.Message {
 	return bypass.Message{Kind: bypass.MsgOffer, ID: id, Proto: bypass.TCP, Proof: tr.round,
 		Src: netip.AddrPortFrom(tr.m.ip, port), Dst: netip.AddrPortFrom(tr.a.ip, 80), SrcMAC: tr.m.mac, DstMAC: tr.a.mac,
-		Local: netip.AddrPortFrom(tr.m.addr, 61500), Remote: netip.AddrPortFrom(tr.a.addr, 0)}
+		Local: netip.AddrPortFrom(tr.m.addr, 61500), Remote: netip.AddrPortFrom(tr.a.addr, 61501)}
 }
 
 // unharmed fails the test when anything between A and B has suffered, or when A's

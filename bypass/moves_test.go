@@ -43,8 +43,8 @@ func TestPace(t *testing.T) {
 		if n%2 == 0 {
 			l.onFlowMessage(p, message{Kind: msgReject, ID: id, Reason: ReasonPolicy}, now)
 		} else {
-			far := netip.AddrPortFrom(p.pair.Remote, l.ports.propose())
-			l.onFlowMessage(p, message{Kind: msgAccept, ID: id, Local: far, Remote: p.txns[id].t.tuple.local}, now)
+			tu := p.txns[id].t.tuple
+			l.onFlowMessage(p, message{Kind: msgAccept, ID: id, Local: tu.remote, Remote: tu.local}, now)
 			l.settle()
 			l.onFlowMessage(p, message{Kind: msgDone, ID: id}, now)
 		}

@@ -158,33 +158,40 @@ func FuzzOrphan(f *testing.F) {
 func TestPorts(t *testing.T) {
 	now := time.Unix(1000, 0)
 	p := newPorts(PortRange{0xffc0, 0xffc0}, randomUint64) // 64 ports: 60 for flows, 4 for probes
-	local, remote := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddrPort("10.0.0.2:65480")
-	seen := map[uint16]bool{}
-	for range 60 {
-		port, ok := p.pick(TCP, local, remote, now)
+	local, remote := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	seen := map[tuple]bool{}
+	for range 60 * 60 / 2 { // half of all: chance, and then looking for it, finds the others
+		tu, ok := p.propose(TCP, local, remote, now)
 		require.True(t, ok)
-		require.True(t, p.flowPort(port))
-		require.False(t, p.probePort(port))
-		require.False(t, seen[port], "taken twice")
-		seen[port] = true
+		for _, at := range []netip.AddrPort{tu.local, tu.remote} {
+			require.True(t, p.flowPort(at.Port()))
+			require.False(t, p.probePort(at.Port()))
+		}
+		require.Equal(t, []netip.Addr{local, remote}, []netip.Addr{tu.local.Addr(), tu.remote.Addr()})
+		require.False(t, seen[tu], "taken twice")
+		seen[tu] = true
 	}
-	_, ok := p.pick(TCP, local, remote, now)
+	for ours := range uint16(60) { // and all the rest
+		for theirs := range uint16(60) {
+			p.take(tuple{TCP, netip.AddrPortFrom(local, 0xffc0+ours), netip.AddrPortFrom(remote, 0xffc0+theirs)}, now)
+		}
+	}
+	_, ok := p.propose(TCP, local, remote, now)
 	require.False(t, ok, "all are taken")
-	_, ok = p.pick(UDP, local, remote, now)
+	_, ok = p.propose(UDP, local, remote, now)
 	require.True(t, ok, "another protocol is another tuple")
-	tu := tuple{TCP, netip.AddrPortFrom(local, 65480), remote}
+	tu := tuple{TCP, netip.AddrPortFrom(local, 65480), netip.AddrPortFrom(remote, 65481)}
 	p.free(tu, now.Add(time.Minute))
 	require.False(t, p.take(tu, now.Add(time.Minute-1)), "it rests")
 	p.sweep(now.Add(time.Minute - 1))
 	require.True(t, p.take(tu, now.Add(time.Minute)))
 	p.free(tu, now.Add(time.Minute))
 	p.sweep(now.Add(time.Hour))
-	require.Len(t, p.used, 60, "59 live flows and UDP; what has rested is forgotten")
+	require.Len(t, p.used, 3600, "3,599 live flows and UDP; what has rested is forgotten")
 	for range 100 {
 		for _, port := range p.probe(2, nil) {
 			require.True(t, p.probePort(port))
 		}
-		require.True(t, p.flowPort(p.propose()))
 		require.NotEqual(t, p.probe(2, nil)[0], p.probe(2, nil)[1]+60)
 	}
 	two := p.probe(2, nil)

@@ -56,11 +56,6 @@ func (p *ports) probePort(port uint16) bool {
 	return p.rng.Contains(port) && port >= p.firstProbe()
 }
 
-// propose draws a port for a flow; the peer picks the other one.
-func (p *ports) propose() uint16 {
-	return p.rng.First() + p.below(p.flowPorts())
-}
-
 // probe draws n different ports for probes, which are not taken unless all are: a
 // Listen rule matches no sender, so two with one port are one rule, and whoever is
 // done first would take it from the other. nil = none is taken.
@@ -81,27 +76,28 @@ func (p *ports) probe(n int, taken func(port uint16) bool) []uint16 {
 // with so many pairs, the next draw almost always finds a free one.
 const draws = 16
 
-// pick draws our port for a tuple whose remote end is given, and takes the tuple;
-// false when all are in use, or too many of that remote host.
-func (p *ports) pick(proto Proto, local netip.Addr, remote netip.AddrPort, now time.Time) (uint16, bool) {
-	if !remote.Addr().Is4() || p.held[remote.Addr().As4()] >= maxTuples {
-		return 0, false
+// propose draws both ports of a pair, and takes it; false when none was found free, or
+// too many are in use with that remote host.
+func (p *ports) propose(proto Proto, local, remote netip.Addr, now time.Time) (tuple, bool) {
+	port := func(n uint16) uint16 { return p.rng.First() + n%uint16(p.flowPorts()) }
+	draw := func() tuple {
+		ours, theirs := p.below(p.flowPorts()), p.below(p.flowPorts())
+		return tuple{proto, netip.AddrPortFrom(local, port(ours)), netip.AddrPortFrom(remote, port(theirs))}
 	}
-	n := uint16(p.flowPorts())
 	for range draws {
-		port := p.propose()
-		if p.take(tuple{proto, netip.AddrPortFrom(local, port), remote}, now) {
-			return port, true
+		if t := draw(); p.take(t, now) {
+			return t, true
 		}
 	}
-	start := p.below(int(n))
-	for i := range n {
-		port := p.rng.First() + (start+i)%n
-		if p.take(tuple{proto, netip.AddrPortFrom(local, port), remote}, now) {
-			return port, true
+	t := draw()
+	start := t.remote.Port() - p.rng.First()
+	for i := range uint16(p.flowPorts()) {
+		t.remote = netip.AddrPortFrom(remote, port(start+i))
+		if p.take(t, now) {
+			return t, true
 		}
 	}
-	return 0, false
+	return tuple{}, false
 }
 
 // take makes t live; false if it is live or rests, or if there are too many.

@@ -22,7 +22,7 @@ func peerAddrs(i byte) (local, remote netip.Addr) {
 }
 
 // TestPairs: 65,536 pairs are live at once towards each of two peers, as they come
-// about between two hosts: one end proposes, the other picks, the first takes.
+// about between two hosts: one end proposes and takes, the other takes.
 func TestPairs(t *testing.T) {
 	now := time.Now()
 	a, b := newPorts(DefaultPorts, randomUint64), newPorts(DefaultPorts, randomUint64)
@@ -37,10 +37,10 @@ func TestPairs(t *testing.T) {
 		la, lb := peerAddrs(peer)
 		last := pair{}
 		for range livePairs {
-			ours := a.propose()
-			theirs, ok := b.pick(TCP, lb, netip.AddrPortFrom(la, ours), now)
+			tu, ok := a.propose(TCP, la, lb, now)
 			require.True(t, ok)
-			require.True(t, a.take(tuple{TCP, netip.AddrPortFrom(la, ours), netip.AddrPortFrom(lb, theirs)}, now))
+			require.True(t, b.take(tuple{TCP, tu.remote, tu.local}, now))
+			ours, theirs := tu.local.Port(), tu.remote.Port()
 			p := pair{peer, ours, theirs}
 			require.False(t, seen[p], "taken twice")
 			seen[p] = true
@@ -71,10 +71,9 @@ func BenchmarkPairs(b *testing.B) {
 	now, p := time.Now(), newPorts(DefaultPorts, randomUint64)
 	local, remote := peerAddrs(1)
 	one := func() tuple {
-		far := netip.AddrPortFrom(remote, p.propose())
-		port, ok := p.pick(TCP, local, far, now)
+		t, ok := p.propose(TCP, local, remote, now)
 		require.True(b, ok)
-		return tuple{TCP, netip.AddrPortFrom(local, port), far}
+		return t
 	}
 	for range livePairs {
 		one()
@@ -127,6 +126,7 @@ func bareLoop(tb testing.TB) (*loop, *Member, *peer) {
 		local, remote := peerAddrs(i)
 		p.linked, p.epoch, p.pair = true, 7, AddrPair{local, remote}
 		p.proof.phase, p.proof.mtu, p.proof.round = proofFresh, 1500, 9
+		p.proof.local, p.proof.remote = local, remote
 		late := time.Now().Add(time.Hour) // the path counts as working, however slow the test is
 		p.proof.half[0].answered, p.proof.half[1].answered = late, late
 	}
@@ -158,9 +158,10 @@ func (l *loop) settle() {
 func bypassMany(l *loop, m *Member, initiator bool) {
 	now := time.Now()
 	var p *peer
+	port := func(n uint64) uint16 { return l.ports.rng.First() + uint16(n%3000) }
 	offer := func(f Flow, id uint64) {
 		l.offered(p, message{Kind: msgOffer, ID: id, Proto: TCP, Src: f.Dst, Dst: f.Src, SrcMAC: tap.MAC{2, 2}, DstMAC: tap.MAC{2, 1},
-			Local: netip.AddrPortFrom(p.pair.Remote, l.ports.propose()), Remote: netip.AddrPortFrom(p.pair.Local, 0), Proof: 9}, now)
+			Local: netip.AddrPortFrom(p.pair.Remote, port(id)), Remote: netip.AddrPortFrom(p.pair.Local, port(id/3000)), Proof: 9}, now)
 	}
 	for i := range manyFlows {
 		f := manyFlow(i)
@@ -174,8 +175,7 @@ func bypassMany(l *loop, m *Member, initiator bool) {
 		}
 		l.request(m, f, Verdict{Bypass: true}, now)
 		t := &m.find(f).t
-		far := netip.AddrPortFrom(p.pair.Remote, l.ports.propose())
-		l.onFlowMessage(p, message{Kind: msgAccept, ID: t.id, Local: far, Remote: t.tuple.local}, now)
+		l.onFlowMessage(p, message{Kind: msgAccept, ID: t.id, Local: t.tuple.remote, Remote: t.tuple.local}, now)
 		l.settle()
 		l.onFlowMessage(p, message{Kind: msgDone, ID: t.id}, now)
 		l.settle()

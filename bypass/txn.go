@@ -109,7 +109,7 @@ type event uint8
 const (
 	evStart     event = iota // initiator: all is checked, go
 	evOffer                  // responder: all is checked, tuple taken
-	evAccept                 // its tuple is taken
+	evAccept                 // of our tuple
 	evConfirm                //
 	evDone                   //
 	evReject                 // with reason
@@ -135,8 +135,7 @@ func (e event) String() string {
 type input struct {
 	event  event
 	reason Reason
-	tuple  tuple // evAccept: with both ports
-	linked bool  // evIdle: the peer can be told
+	linked bool // evIdle: the peer can be told
 }
 
 // action is what a step wants done: send, apply, free or sever.

@@ -72,8 +72,8 @@ func TestStep(t *testing.T) {
 		"responder, peer's close": join(upB, downB),
 		"both close at once":      join(up, down[:2], []leg{{evClose, phaseDraining, "close-ack"}}, down[3:]),
 		"close during unbinding":  join(up, down[:1], []leg{{evClose, phaseUnbinding, ""}}, downB[1:]),
-		"refused":                 join(up[:1], []leg{{evReject, phaseOverlay, ""}}),
-		"no answer":               join(up[:1], []leg{{evDeadline, phaseOverlay, "close"}}),
+		"refused":                 join(up[:1], []leg{{evReject, phaseOverlay, "free"}}),
+		"no answer":               join(up[:1], []leg{{evDeadline, phaseOverlay, "close free"}}),
 		"switch refuses A":        join(up[:2], []leg{{evFailed, phaseOverlay, "close free"}}),
 		"switch unsure at A":      join(up[:2], []leg{{evUnsure, phaseUnbinding, "-outbound"}}, down[1:]),
 		"policy while installing": join(up[:2], []leg{{evLeave, phaseInstalling, ""}, {evApplied, phaseUnbinding, "-outbound"}}, down[1:]),
@@ -98,7 +98,7 @@ func TestStep(t *testing.T) {
 			now := time.Unix(1000, 0)
 			tx := testTxn()
 			for i, l := range script {
-				in := input{event: l.event, tuple: tx.tuple, linked: name == "idle, with a link"}
+				in := input{event: l.event, linked: name == "idle, with a link"}
 				switch l.event {
 				case evLeave, evClose, evReject:
 					in.reason = ReasonPolicy
@@ -148,7 +148,7 @@ func TestCloseIsRepeated(t *testing.T) {
 func TestLateAccept(t *testing.T) {
 	now := time.Unix(1000, 0)
 	tx, _ := step(testTxn(), input{event: evStart}, now, testLimits)
-	tx, acts := step(tx, input{event: evAccept, tuple: tx.tuple}, now.Add(testLimits.answer+1), testLimits)
+	tx, acts := step(tx, input{event: evAccept}, now.Add(testLimits.answer+1), testLimits)
 	require.Equal(t, phaseOverlay, tx.phase)
 	require.Equal(t, "close free", words(acts))
 }
@@ -169,12 +169,12 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 	for p := range phases {
 		tx := testTxn()
 		for _, e := range reach[p] {
-			tx, _ = step(tx, input{event: e, reason: ReasonPolicy, tuple: tx.tuple}, now, testLimits)
+			tx, _ = step(tx, input{event: e, reason: ReasonPolicy}, now, testLimits)
 		}
 		require.Equal(t, p, tx.phase)
 		for e := range events {
 			t.Run(fmt.Sprintf("%v/%v", p, e), func(t *testing.T) {
-				next, acts := step(tx, input{event: e, reason: ReasonPolicy, tuple: tx.tuple}, now, testLimits)
+				next, acts := step(tx, input{event: e, reason: ReasonPolicy}, now, testLimits)
 				pending := false
 				for _, a := range acts {
 					if c, ok := a.(apply); ok {

@@ -20,7 +20,6 @@ func (t txn) onOverlay(in input, now time.Time, lim limits) (txn, []action) {
 func (t txn) onOffered(in input, now time.Time, lim limits) (txn, []action) {
 	switch in.event {
 	case evAccept:
-		t.tuple = in.tuple
 		if now.Sub(t.offered) > lim.answer { // late: B keeps its inbound only so long
 			t.reason = ReasonTimeout
 			return t.gone(), []action{send{msgClose}, free{t.tuple}}
@@ -29,20 +28,20 @@ func (t txn) onOffered(in input, now time.Time, lim limits) (txn, []action) {
 		return t, []action{apply{Change{Add: []Rule{t.inbound(), t.outbound()}}}}
 	case evReject:
 		t.reason = in.reason
-		return t.gone(), nil
+		return t.gone(), []action{free{t.tuple}}
 	case evDeadline, evLeave:
 		// B may have installed its inbound: it need not wait for its own deadline.
 		t.reason = in.reason
 		if in.event == evDeadline {
 			t.reason = ReasonTimeout
 		}
-		return t.gone(), []action{send{msgClose}}
+		return t.gone(), []action{send{msgClose}, free{t.tuple}}
 	case evClose:
 		t.reason = in.reason
-		return t.gone(), []action{send{msgCloseAck}}
+		return t.gone(), []action{send{msgCloseAck}, free{t.tuple}}
 	case evPeerReset:
 		t.reason = ReasonPeerRestarted
-		return t.gone(), nil
+		return t.gone(), []action{free{t.tuple}}
 	}
 	return t, nil
 }
