@@ -58,17 +58,8 @@ func (s *system) listenIn(ns, dev string) *capture {
 	return c
 }
 
-// count counts frames with a marker.
-func (c *capture) count(m marker) (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, f := range c.frames {
-		if bytes.Contains(f, m[:]) {
-			n++
-		}
-	}
-	return n
-}
+// with tells whether a frame has the marker.
+func (m marker) with(f []byte) bool { return bytes.Contains(f, m[:]) }
 
 // mouth sends frames as they are, from a device.
 type mouth struct {
@@ -88,7 +79,7 @@ func (s *system) mouth(ns, dev string) *mouth {
 
 // spoofer sends into a host's uplink what nobody on the provider's network checks.
 func (s *system) spoofer(h *Host) *mouth {
-	return s.mouth(s.cfg.netNamespace(), fmt.Sprintf("h%d", h.Index))
+	return s.mouth(h.Provider, fmt.Sprintf("h%d", h.Index))
 }
 
 // say sends frames, at most perSecond of them.
@@ -232,7 +223,7 @@ func (s *system) stopwatch() (end func() time.Time) {
 	var last [2]time.Time
 	n := s.network()
 	for i, h := range s.hosts {
-		fd, _ := rawSocket(s.t, s.cfg.netNamespace(), fmt.Sprintf("h%d", h.Index))
+		fd, _ := rawSocket(s.t, h.Provider, fmt.Sprintf("h%d", h.Index))
 		c.fds = append(c.fds, fd)
 		c.readers.Add(1)
 		go func() {
