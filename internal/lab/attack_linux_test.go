@@ -138,7 +138,7 @@ func claim(dst, src tap.MAC, op byte, sender, target netip.Addr, m marker) []byt
 	return append(f, m[:]...)
 }
 
-// reservedPorts are the ports of a spoofer's guesses.
+// guess draws a reserved port.
 func guess() uint16 {
 	return bypass.DefaultPorts.First() + uint16(rand.IntN(bypass.DefaultPorts.Len()))
 }

@@ -23,18 +23,18 @@ type attacked struct {
 	k      *chat
 	wire   *capture            // what hosts send to the provider's network
 	guests map[string]*capture // what guests get
-	hosts_ map[string]*capture // what hosts' own stacks get
+	stacks map[string]*capture // what hosts' own stacks get
 }
 
 func newAttacked(t *testing.T) *attacked {
-	a := &attacked{system: newSystem(t), guests: map[string]*capture{}, hosts_: map[string]*capture{}}
+	a := &attacked{system: newSystem(t), guests: map[string]*capture{}, stacks: map[string]*capture{}}
 	a.startNodes()
 	a.policies(nodecfg.Bypass)
 	a.k = a.startChat(newMarker())
 	a.awaitState(10*time.Second, a.k.from(), "bypassed")
 	a.wire = a.startCapture()
 	for _, h := range a.hosts {
-		a.hosts_[h.Namespace] = a.listenIn(h.Namespace, bridge)
+		a.stacks[h.Namespace] = a.listenIn(h.Namespace, bridge)
 		for _, g := range h.Containers {
 			a.guests[g.Name] = a.listenIn(g.Namespace, "eth0")
 		}
@@ -42,8 +42,8 @@ func newAttacked(t *testing.T) *attacked {
 	return a
 }
 
-// live is the tuple of the connection as host 1 sends it.
-func (a *attacked) live1() tuple {
+// tuple1 is the tuple of the connection as host 1 sends it.
+func (a *attacked) tuple1() tuple {
 	f, ok := a.flow(1, a.k.from())
 	require.True(a.t, ok && f.Local.IsValid())
 	return tuple{f.Local, f.Remote}
@@ -92,7 +92,7 @@ func (a *attacked) fromUnderlay(bypassed bool) {
 	t, from, to := a.t, a.hosts[0], a.hosts[1]
 	live := tuple{netip.AddrPortFrom(from.Addr, 61444), netip.AddrPortFrom(to.Addr, 61777)}
 	if bypassed {
-		live = a.live1()
+		live = a.tuple1()
 	} else { // its inbound rule goes a drain later
 		a.await(10*time.Second, "the flow's rules are gone", func() bool {
 			out, err := a.ovs[1].Ofctl(t.Context(), "dump-flows", bridge, "table=10")
@@ -172,7 +172,7 @@ func (a *attacked) others(m marker) map[string]int {
 
 // lie is a frame that a guest may not get through.
 type lie struct {
-	what  string
+	what  string // for whoever reads the table
 	frame []byte
 }
 
@@ -187,7 +187,7 @@ func (a *attacked) fromGuests() {
 	}
 	at := func(ip netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(ip, port) }
 	exact := tcp(far.MAC, me.MAC, flow.src, flow.dst)
-	live := a.live1()
+	live := a.tuple1()
 	own := []lie{ // from the guest of the flow itself
 		{"its flow, tagged", tagged(exact, workloadTag)}, {"its flow, with another tag", tagged(exact, 1)},
 		{"its flow, priority-tagged", tagged(exact, 1<<13)}, {"its flow, tagged twice", tagged(tagged(exact, workloadTag), 1)},
@@ -229,14 +229,13 @@ func (a *attacked) fromGuests() {
 		return a.wire.count(truth.with) > 0
 	})
 	require.Zero(t, a.wire.count(m.with), "on the provider's network")
-	for ns, c := range a.hosts_ {
+	for ns, c := range a.stacks {
 		require.Zero(t, c.count(m.with), "at the host %s", ns)
 	}
 	t.Logf("%d lies of guests", 3*(len(own)+len(alien)))
 }
 
-// lies has a guest send each lie three times, and fails for the first of them that is
-// in clear on the provider's network, or reaches a host.
+// lies has a guest send each lie three times.
 func (a *attacked) lies(g Container, list []lie) {
 	out := a.mouth(g.Namespace, "eth0")
 	for range 3 {
@@ -271,7 +270,7 @@ func (a *attacked) policyTakesEffect() {
 // scanned: a guest opens 100,000 connections in some seconds, while another one's
 // transfer is bypassed.
 func (a *attacked) scanned() {
-	const total, perSecond = 100_000, 10_000
+	const total, perSecond = 100_000, 6_000
 	t, from, to := a.t, a.guest(1, 2), a.guest(2, 2)
 	a.policies(nodecfg.Bypass)
 	tr := a.startTransfer()
@@ -296,7 +295,7 @@ func (a *attacked) scanned() {
 	for pid, u := range before {
 		now := used(t, pid)
 		t.Logf("%s: %v", names[pid], now.since(u))
-		require.Less(t, (now.rss-u.rss)>>20, 700, names[pid])
+		require.Less(t, (now.rss-u.rss)>>20, 400, names[pid])
 	}
 	for _, h := range a.hosts {
 		flows, err := a.ovs[h.Index-1].Ofctl(t.Context(), "dump-aggregate", bridge)
@@ -311,9 +310,11 @@ func (a *attacked) scanned() {
 				status.Overlay++
 			}
 		}
+		require.Less(t, size(t, h.Log()), int64(1<<20), "the node's log")
 		t.Logf("host %d: %s; flows: %+v; %d bytes of log", h.Index, strings.TrimSpace(flows), status, size(t, h.Log()))
 	}
 	<-tr.from.exited
+	require.NoError(t, tr.from.err, "the other guest's connection: %s", tr.sender.String())
 	var r struct {
 		Intervals []struct {
 			Sum struct{ Bits_per_second float64 }
