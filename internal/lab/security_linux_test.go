@@ -124,6 +124,9 @@ func (a *attacked) fromUnderlay(bypassed bool) {
 	}
 	require.Empty(t, a.heard(shape))
 	require.Greater(t, grown(caught, a.caught()), uint64(12_000*80), "spoofed frames have not come")
+	if bypassed {
+		require.Equal(t, live, a.tuple1(), "the flow has left the bypass meanwhile")
+	}
 	a.flooded(s, from, to, bypassed)
 	require.Equal(t, map[string]int{}, a.others(hit))
 	require.Zero(t, a.wire.resets(), "a host's stack has answered")
@@ -187,6 +190,7 @@ func (a *attacked) fromGuests() {
 	}
 	at := func(ip netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(ip, port) }
 	exact := tcp(far.MAC, me.MAC, flow.src, flow.dst)
+	a.awaitState(20*time.Second, a.k.from(), "bypassed") // the flood may have cost it its path
 	live := a.tuple1()
 	own := []lie{ // from the guest of the flow itself
 		{"its flow, tagged", tagged(exact, workloadTag)}, {"its flow, with another tag", tagged(exact, 1)},
@@ -219,14 +223,17 @@ func (a *attacked) fromGuests() {
 				lie{"ARP for its host", claim(tap.MAC{255, 255, 255, 255, 255, 255}, src, 1, other.Addr, h1.Addr, m)})
 		}
 	}
-	a.lies(me, own)
-	a.lies(other, alien)
-	// The last one is true, and what was sent before it has been through the switch.
-	truth := newMarker()
 	out := a.mouth(me.Namespace, "eth0")
-	a.await(10*time.Second, "a true frame of the flow is on the wire", func() bool {
+	a.await(30*time.Second, "lies while the flow is bypassed", func() bool {
+		before, _ := a.flow(1, a.k.from())
+		a.lies(me, own)
+		a.lies(other, alien)
+		// The last one is true, and what was sent before it has been through the switch.
+		truth := newMarker()
 		out.say(100, packet(far.MAC, me.MAC, bypass.TCP, flow.src, flow.dst, truth))
-		return a.wire.count(truth.with) > 0
+		a.awaitRounds(10*time.Second, a.k, 10, "after the lies")
+		after, _ := a.flow(1, a.k.from())
+		return before.State == "bypassed" && after.State == "bypassed" && after.Since.Equal(before.Since) && a.wire.count(truth.with) > 0
 	})
 	require.Zero(t, a.wire.count(m.with), "on the provider's network")
 	for ns, c := range a.stacks {
