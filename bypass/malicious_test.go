@@ -250,30 +250,36 @@ func TestForgedOffers(t *testing.T) {
 				require.Zero(t, tr.rulesFor(tr.m), c.what)
 				tr.unharmed(c.what)
 			}
-			honest := tr.offer(1, 40001)
-			tr.forge(honest) // an honest one is taken
-			require.Equal(t, bypass.MsgAccept, tr.answers(&tr.toM)[0].Kind)
-			require.Equal(t, 1, tr.rulesFor(tr.m))
-			tr.forge(honest) // replayed
-			again := tr.offer(1, 40002)
-			tr.forge(again) // its transaction for another flow
-			for _, said := range tr.answers(&tr.toM) {
-				require.Equal(t, bypass.MsgReject, said.Kind)
-			}
-			require.Equal(t, 1, tr.rulesFor(tr.m))
-			tr.unharmed("replays")
-			tr.forge(bypass.Message{Kind: bypass.MsgConfirm, ID: 1}) // it says it has installed its own: only now
-			synctest.Wait()
-			require.Equal(t, 2, tr.rulesFor(tr.m))
-			tr.forge(bypass.Message{Kind: bypass.MsgConfirm, ID: 1})
-			synctest.Wait()
-			require.Equal(t, 2, tr.rulesFor(tr.m))
-			tr.forge(bypass.Message{Kind: bypass.MsgWant, Epoch: 4711}) // another run of M knows nothing of the old
-			pass(3 * time.Second)
-			require.Zero(t, tr.rulesFor(tr.m))
-			tr.unharmed("a new run")
+			tr.replays()
 		})
 	}
+}
+
+// replays says true things again, or in the place of others.
+func (tr *trio) replays() {
+	t := tr.a.t
+	honest := tr.offer(1, 40001)
+	tr.forge(honest) // an honest one is taken
+	require.Equal(t, bypass.MsgAccept, tr.answers(&tr.toM)[0].Kind)
+	require.Equal(t, 1, tr.rulesFor(tr.m))
+	tr.forge(honest) // replayed
+	again := tr.offer(1, 40002)
+	tr.forge(again) // its transaction for another flow
+	for _, said := range tr.answers(&tr.toM) {
+		require.Equal(t, bypass.MsgReject, said.Kind)
+	}
+	require.Equal(t, 1, tr.rulesFor(tr.m))
+	tr.unharmed("replays")
+	tr.forge(bypass.Message{Kind: bypass.MsgConfirm, ID: 1}) // it says it has installed its own: only now
+	synctest.Wait()
+	require.Equal(t, 2, tr.rulesFor(tr.m))
+	tr.forge(bypass.Message{Kind: bypass.MsgConfirm, ID: 1})
+	synctest.Wait()
+	require.Equal(t, 2, tr.rulesFor(tr.m))
+	tr.forge(bypass.Message{Kind: bypass.MsgWant, Epoch: 4711}) // another run of M knows nothing of the old
+	pass(3 * time.Second)
+	require.Zero(t, tr.rulesFor(tr.m))
+	tr.unharmed("a new run")
 }
 
 // Answers of a peer to what was not said to it, and false ones to what was.
@@ -322,27 +328,33 @@ func TestForgedAnswers(t *testing.T) {
 		tr.hold = false
 		tr.mu.Unlock()
 
-		for i, lie := range []func(*bypass.Message){
-			func(m *bypass.Message) { m.Local = netip.AddrPortFrom(tr.m.addr, 22) },
-			func(m *bypass.Message) { m.Local = netip.AddrPortFrom(tr.m.addr, 65300) },
-			func(m *bypass.Message) { m.Local = netip.AddrPortFrom(tr.b.addr, 61500) },
-			func(m *bypass.Message) { m.Local = netip.MustParseAddrPort("8.8.8.8:61500") },
-			func(m *bypass.Message) { m.Remote = netip.AddrPortFrom(tr.a.addr, 22) },
-			func(m *bypass.Message) { m.Remote = netip.AddrPortFrom(tr.b.addr, m.Remote.Port()) },
-		} {
-			f := bypass.Flow{Proto: bypass.TCP, Src: netip.AddrPortFrom(tr.a.ip, uint16(42000+i)), Dst: netip.AddrPortFrom(tr.m.ip, 80)}
-			tr.answers(&tr.toM)
-			tr.a.member.Request(f, bypass.Verdict{Bypass: true})
-			o := tr.answers(&tr.toM)[0]
-			require.Equal(t, bypass.MsgOffer, o.Kind)
-			m := bypass.Message{Kind: bypass.MsgAccept, ID: o.ID, Proto: bypass.TCP, Src: f.Dst, Dst: f.Src, SrcMAC: o.DstMAC, DstMAC: o.SrcMAC,
-				Local: netip.AddrPortFrom(tr.m.addr, 61500), Remote: o.Local}
-			lie(&m)
-			tr.forge(m)
-			synctest.Wait()
-			require.Equal(t, bypass.OnOverlay, tr.a.status(f).State, i)
-			require.Zero(t, tr.rulesFor(tr.m), i)
-		}
-		tr.unharmed("false Accepts")
+		tr.falseAccepts()
 	})
+}
+
+// falseAccepts answer A's Offers to M.
+func (tr *trio) falseAccepts() {
+	t := tr.a.t
+	for i, lie := range []func(*bypass.Message){
+		func(m *bypass.Message) { m.Local = netip.AddrPortFrom(tr.m.addr, 22) },
+		func(m *bypass.Message) { m.Local = netip.AddrPortFrom(tr.m.addr, 65300) },
+		func(m *bypass.Message) { m.Local = netip.AddrPortFrom(tr.b.addr, 61500) },
+		func(m *bypass.Message) { m.Local = netip.MustParseAddrPort("8.8.8.8:61500") },
+		func(m *bypass.Message) { m.Remote = netip.AddrPortFrom(tr.a.addr, 22) },
+		func(m *bypass.Message) { m.Remote = netip.AddrPortFrom(tr.b.addr, m.Remote.Port()) },
+	} {
+		f := bypass.Flow{Proto: bypass.TCP, Src: netip.AddrPortFrom(tr.a.ip, uint16(42000+i)), Dst: netip.AddrPortFrom(tr.m.ip, 80)}
+		tr.answers(&tr.toM)
+		tr.a.member.Request(f, bypass.Verdict{Bypass: true})
+		o := tr.answers(&tr.toM)[0]
+		require.Equal(t, bypass.MsgOffer, o.Kind)
+		m := bypass.Message{Kind: bypass.MsgAccept, ID: o.ID, Proto: bypass.TCP, Src: f.Dst, Dst: f.Src, SrcMAC: o.DstMAC, DstMAC: o.SrcMAC,
+			Local: netip.AddrPortFrom(tr.m.addr, 61500), Remote: o.Local}
+		lie(&m)
+		tr.forge(m)
+		synctest.Wait()
+		require.Equal(t, bypass.OnOverlay, tr.a.status(f).State, i)
+		require.Zero(t, tr.rulesFor(tr.m), i)
+	}
+	tr.unharmed("false Accepts")
 }

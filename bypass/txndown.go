@@ -58,7 +58,11 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 			return t.drain(now, lim)
 		}
 		t.deadline = now.Add(lim.retry)
-		if now.Sub(t.closing) < lim.unsure {
+		patience := lim.unsure
+		if t.reason == ReasonIdle { // nothing is sent, nobody has withdrawn: it may wait
+			patience = lim.lease
+		}
+		if now.Sub(t.closing) < patience {
 			return t, []action{send{msgClose}}
 		}
 		return t, []action{send{msgClose}, sever{}}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"iter"
+	"log/slog"
+	"time"
 
 	"github.com/viasnet/vias"
 	"github.com/viasnet/vias/bypass"
@@ -10,9 +12,41 @@ import (
 
 // logEvents logs what happens until the Network ends.
 func (n *node) logEvents(events iter.Seq[vias.Event]) {
+	var lines flowLines
 	for e := range events {
+		if f, ok := e.(vias.FlowChanged); ok {
+			if lines.room(n.log, time.Now()) {
+				n.logFlow(f)
+			}
+			continue
+		}
 		n.logEvent(e)
 	}
+}
+
+// flowLines counts lines about flows in the log. Workloads make flows, as many as they
+// like: there are no more than maxFlowLines a second, and one that says how many more.
+type flowLines struct {
+	since     time.Time
+	n, unsaid int
+}
+
+const maxFlowLines = 50
+
+// room tells whether one more line may be written now.
+func (l *flowLines) room(log *slog.Logger, now time.Time) bool {
+	if now.Sub(l.since) >= time.Second {
+		if l.unsaid > 0 {
+			log.Info("more flows have changed; see node status", "count", l.unsaid)
+		}
+		*l = flowLines{since: now}
+	}
+	if l.n >= maxFlowLines {
+		l.unsaid++
+		return false
+	}
+	l.n++
+	return true
 }
 
 func (n *node) logEvent(e vias.Event) {
@@ -28,8 +62,6 @@ func (n *node) logEvent(e vias.Event) {
 	case vias.Conflict:
 		n.log.Warn("a peer announced an address that is taken", "claimer", n.peerName(e.Claimer), "holder", n.peerName(e.Holder),
 			"mac", e.MAC.String(), "ip", e.IP)
-	case vias.FlowChanged:
-		n.logFlow(e)
 	case vias.Lagged:
 		n.log.Warn("events were lost; see node status", "count", e.N)
 	}

@@ -30,6 +30,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if config := os.Getenv(sharedEnv); config != "" {
+		if err := sharedHost(config, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if root := os.Getenv("VIAS_TEST_LAB_ROOT"); root != "" {
 		_, err := Up(context.Background(), testConfig(root))
 		fmt.Println("up:", err)
