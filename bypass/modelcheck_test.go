@@ -30,6 +30,16 @@ type sentFrame struct {
 	flow bypass.Flow // as sent
 }
 
+// atWaking: its switch had just gone on after a stall. Such a switch does first what it
+// was told long ago, which may open a gate for a moment; what it must do now comes then.
+func (f sentFrame) atWaking() bool {
+	if f.from == nil {
+		return false
+	}
+	d := f.at.Sub(f.from.unstalled)
+	return d >= 0 && d < 10*time.Millisecond
+}
+
 // window is when packets of a node may be lost.
 type window struct{ from, to time.Time }
 
@@ -149,8 +159,14 @@ func (w *world) tapped(frame []byte) {
 func (w *world) reachedStack(n *modelNode, frame []byte) {
 	p, id, ok := w.guestFrame(frame)
 	w.mu.Lock()
-	_, late := w.late[id]
+	f, late := w.late[id]
+	if !late {
+		f = w.sent[id]
+	}
 	w.mu.Unlock()
+	if f.atWaking() {
+		return
+	}
 	if (late || n.peer().diedLately()) && (n.member == nil || n.leaving != nil || time.Since(n.bornAt) < modelLease) {
 		return // what guarded the host then is gone, and what guards it now is not there yet
 	}
@@ -173,8 +189,8 @@ func (w *world) onWire(frame []byte) {
 	switch {
 	case n == nil:
 		return // it was on the wire before
-	case now.Sub(n.unstalled) < 10*time.Millisecond:
-		return // a switch that wakes up does first what it was told long ago
+	case f.atWaking():
+		return
 	}
 	more := n.lenience(now)
 	told := 3500 * time.Millisecond // until the peer's word, or its silence, has its effect
@@ -281,7 +297,7 @@ func (w *world) check() {
 	for id, f := range w.sent {
 		if now.Sub(f.at) > 2*time.Second {
 			delete(w.sent, id)
-			if !w.trouble.excused(f) {
+			if !w.trouble.excused(f) && !f.atWaking() {
 				lost = append(lost, f)
 			}
 		}
