@@ -19,8 +19,20 @@ func (l *loop) request(m *Member, f Flow, v Verdict, now time.Time) {
 	if e.t.phase != phaseOverlay {
 		return
 	}
+	if !e.wanted && e.retryAt <= l.at(now) && !l.mayAsk(m, f, now) {
+		e.retryAt = l.at(now.Add(time.Second))
+		l.unable(e, ReasonQueued, now)
+		return
+	}
 	e.wanted, e.askedAt = true, l.at(now)
 	l.begins(e, now)
+}
+
+// mayAsk tells whether the flow's workload has not asked for too many.
+func (l *loop) mayAsk(m *Member, f Flow, now time.Time) bool {
+	at, ok := m.cfg.Resolve(f)
+	w, known := l.base.workloads[at.Ofport]
+	return !ok || !known || w.begun.allow(now, time.Second/time.Duration(l.cfg.Rate), 2*l.cfg.Rate)
 }
 
 // begins starts a wanted flow's transaction, or says why not yet.

@@ -198,3 +198,45 @@ func TestChallengesAreNotQueued(t *testing.T) {
 		p.leave()
 	})
 }
+
+// A workload that scans begins only so many flows a second; another one's flow begins
+// at once.
+func TestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, func(_ int, c *bypass.HostConfig) { c.Rate = 10 })
+		p.bypassed(time.Second)
+		at := func(i int) bypass.Flow {
+			f := p.flow
+			f.Src = netip.AddrPortFrom(f.Src.Addr(), uint16(1+i))
+			return f
+		}
+		count := func() (up, queued int) {
+			for _, s := range p.a.member.Flows() {
+				switch {
+				case s.State == bypass.Bypassed:
+					up++
+				case s.Reason == bypass.ReasonQueued:
+					queued++
+				}
+			}
+			return up, queued
+		}
+		for i := range 1000 {
+			p.a.member.Request(at(i), bypass.Verdict{Bypass: true})
+		}
+		pass(100 * time.Millisecond)
+		up, queued := count()
+		require.InDelta(t, 20, up, 2, "the burst")
+		require.Equal(t, 1001, up+queued)
+		for range 50 { // what lives asks again
+			pass(time.Second)
+			for i := range 1000 {
+				p.a.member.Request(at(i), bypass.Verdict{Bypass: true})
+			}
+		}
+		pass(100 * time.Millisecond)
+		up, _ = count()
+		require.InDelta(t, 520, up, 20, "ten a second")
+		p.leave()
+	})
+}

@@ -36,6 +36,10 @@ type HostConfig struct {
 	// Quarantine is how long a pair of ports rests after use; 0 = 60 s. It is not
 	// less than the longer Lease of both ends.
 	Quarantine time.Duration
+	// Rate is how many flows a second one workload may begin to bypass, after a burst of
+	// twice as many; the others stay on the overlay for the time being. It keeps a
+	// workload that scans from taking what others need. 0 = 500.
+	Rate int
 	// Logger is for what an operator must see; nil = silent.
 	Logger *slog.Logger
 }
@@ -108,11 +112,12 @@ type Host struct {
 	used int
 }
 
-// Bounds of lease and drain.
+// Bounds of lease, drain and rate.
 const (
 	minLease = 10 * time.Second
 	maxLease = time.Hour
 	minDrain = time.Second
+	maxRate  = 1_000_000
 )
 
 // NewHost checks cfg. Nothing runs before the first Join.
@@ -128,6 +133,9 @@ func NewHost(cfg HostConfig) (*Host, error) {
 			*d.v = d.normal
 		}
 	}
+	if cfg.Rate == 0 {
+		cfg.Rate = 500
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -138,6 +146,8 @@ func NewHost(cfg HostConfig) (*Host, error) {
 		return nil, fmt.Errorf("bypass: ports %d-%d: want an aligned power-of-two range of at least 64 ports above 0", cfg.Ports.First(), cfg.Ports.Last())
 	case cfg.Lease < minLease || cfg.Lease%time.Second != 0 || cfg.Lease > maxLease:
 		return nil, fmt.Errorf("bypass: lease %v: want whole seconds from %v to 1h", cfg.Lease, minLease)
+	case cfg.Rate < 0 || cfg.Rate > maxRate:
+		return nil, fmt.Errorf("bypass: rate %d: want 1 to %d flows a second", cfg.Rate, maxRate)
 	case cfg.Drain < minDrain || cfg.Quarantine < 0:
 		return nil, fmt.Errorf("bypass: drain %v, quarantine %v: want at least %v, and not below 0", cfg.Drain, cfg.Quarantine, minDrain)
 	}

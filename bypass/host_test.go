@@ -69,7 +69,7 @@ func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
 	p.a.peer, p.b.peer = p.b, p.a
 	for i, n := range []*node{p.a, p.b} {
 		n.underlay.SetRoute(n.peer.addr, bypass.Route{Local: n.addr, Src: n.uplink, Via: n.peer.addr, NextHop: n.peer.uplink, OnLink: true, MTU: 1500})
-		cfg := bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay,
+		cfg := bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay, Rate: 1_000_000,
 			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("node", i)}
 		if change != nil {
 			change(i, &cfg)

@@ -192,7 +192,7 @@ func (m *Member) Attach(ctx context.Context, w Workload) error {
 	}
 	done := make(chan struct{})
 	m.post(func() {
-		m.loop.base.workloads[w.Ofport] = ownedWorkload{w, m}
+		m.loop.base.workloads[w.Ofport] = ownedWorkload{w, m, &pace{}}
 		m.loop.setBase(done)
 	})
 	return m.confirmed(ctx, done)

@@ -286,6 +286,9 @@ func (n *modelNode) kill() {
 	n.member = nil
 	w.pipes[n.nr].queue, w.pipes[1-n.nr].queue = nil, nil
 	_ = n.underlay.Guard(context.Background(), bypass.PortRange{}, nil) // the model's never fails
+	if !n.impaired.IsZero() && time.Since(n.impaired) < modelLease {
+		w.trouble.bare[n.nr] = time.Now().Add(2 * (modelOut + modelNotice)) // its switch may have none
+	}
 	if w.rnd.IntN(2) == 0 {
 		w.setLink(false)
 	}

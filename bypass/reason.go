@@ -166,7 +166,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonDetached:      {"its endpoint was detached or moved", ""},
 	ReasonShutdown:      {"this node is shutting down", ""},
 	ReasonBackoff:       {"an earlier bypass of it is still being taken down", "wait"},
-	ReasonQueued:        {"many flows move to the peer at once, and others come first", "wait"},
+	ReasonQueued:        {"many flows are to move at once, and others come first", "wait, or raise the host's Rate"},
 }
 
 // String says the reason in words; "" for ReasonNone.

@@ -109,7 +109,7 @@ const ofPeer = manyFlows / 2
 func bareLoop(tb testing.TB) (*loop, *Member, *peer) {
 	c, err := newCodec()
 	require.NoError(tb, err)
-	h, err := NewHost(HostConfig{Datapath: func(context.Context) (Datapath, error) { return nil, nil }, Underlay: noUnderlay{}})
+	h, err := NewHost(HostConfig{Datapath: func(context.Context) (Datapath, error) { return nil, nil }, Underlay: noUnderlay{}, Rate: maxRate})
 	require.NoError(tb, err)
 	l := newLoop(h.cfg, c, nil)
 	m := &Member{host: h, loop: l, flows: make(map[fiveTuple]*entry), inbox: make(map[overlay.PeerID]*inbox)}
@@ -120,7 +120,7 @@ func bareLoop(tb testing.TB) (*loop, *Member, *peer) {
 		Send: func(overlay.PeerID, []byte) bool { return true }, Changed: func(Status) {}}
 	m.policy.Store(&m.cfg.Policy)
 	l.members[m], l.up = true, true
-	l.base.workloads[3] = ownedWorkload{Workload{Ofport: 3}, m}
+	l.base.workloads[3] = ownedWorkload{Workload{Ofport: 3}, m, &pace{}}
 	for i := range byte(2) {
 		p := l.peer(m, overlay.PeerID{2 + i})
 		local, remote := peerAddrs(i)

@@ -28,6 +28,7 @@ type baseState struct {
 type ownedWorkload struct {
 	Workload
 	member *Member
+	begun  *pace // of its flows
 }
 
 type baseWaiter struct {

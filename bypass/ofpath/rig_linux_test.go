@@ -106,7 +106,7 @@ func (e *hostEnd) join() {
 	e.under.SetRoute(e.peer.addr, bypass.Route{Local: e.addr, Src: e.uplink, Via: e.peer.addr, NextHop: e.peer.uplink, OnLink: true, MTU: 1500})
 	host, err := bypass.NewHost(bypass.HostConfig{
 		Datapath: ofpath.Open(ofpath.Config{Dial: e.dial, Uplink: scaleUplink}),
-		Underlay: e.under, Lease: e.lease,
+		Underlay: e.under, Lease: e.lease, Rate: 1_000_000, // all flows are one workload's
 		Trust:  bypass.Trust{MaxRTT: time.Second}, // the machine may be busy
 		Logger: slog.New(slog.NewTextHandler(e.tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})).With("host", e.id[0]),
 	})

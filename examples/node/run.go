@@ -130,6 +130,7 @@ func (n *node) side(kernel bypass.Underlay) (*bypass.Host, error) {
 		Ports:    bypass.PortRange(n.cfg.Ports),
 		Trust:    n.cfg.Trust.Bypass(),
 		Lease:    time.Duration(n.cfg.Lease),
+		Rate:     n.cfg.Rate,
 		Logger:   n.log,
 	})
 }

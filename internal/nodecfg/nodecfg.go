@@ -56,6 +56,8 @@ type Config struct {
 	Ports Ports `json:"ports,omitzero"`
 	// Lease is how long rules forward after a node died; 0 = 30 s.
 	Lease Duration `json:"lease,omitzero"`
+	// Rate is how many flows a second one endpoint may begin to bypass; 0 = 500.
+	Rate int `json:"rate,omitzero"`
 	// Status is the path of the unix socket of package nodeapi.
 	Status string `json:"status"`
 	// Log is the least level that is logged: debug, info (default), warn or error.

@@ -19,6 +19,7 @@ const (
 	maxName    = 15  // IFNAMSIZ - 1
 	maxPath    = 107 // of a unix socket
 	minLease   = 10 * time.Second
+	maxRate    = 1_000_000
 )
 
 // Validate returns the first thing that is wrong with c, in one line.
@@ -65,6 +66,8 @@ func (c *Config) checkBypass() error {
 	switch {
 	case c.Lease != 0 && (time.Duration(c.Lease) < minLease || time.Duration(c.Lease)%time.Second != 0):
 		return fmt.Errorf("lease: want whole seconds, %v at least", minLease)
+	case c.Rate < 0 || c.Rate > maxRate:
+		return fmt.Errorf("rate: want 1 to %d flows a second", maxRate)
 	case c.Bridge == "" && (c.OpenFlow != "" || c.Uplink != "" || c.UplinkAddrDevice != "" || c.OVSDB != ""):
 		return errors.New("bridge: none given, but openflow, ovsdb, uplink or uplink_addr_device is")
 	case c.Bridge == "":
