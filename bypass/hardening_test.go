@@ -240,3 +240,21 @@ func TestRate(t *testing.T) {
 		p.leave()
 	})
 }
+
+// A flow in one direction only stays while it is used, though the silent end's rule
+// runs out again and again.
+func TestOneWayFlowStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		p.bypassed(time.Second)
+		for range 100 {
+			pass(2 * time.Second)
+			native, overlay := p.says(p.b)
+			require.True(t, native && !overlay)
+		}
+		pass(100 * time.Second) // now nobody says anything
+		require.Equal(t, bypass.OnOverlay, p.a.status(p.flow).State)
+		require.Equal(t, bypass.OnOverlay, p.b.status(p.flow).State)
+		p.leave()
+	})
+}

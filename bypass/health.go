@@ -105,6 +105,12 @@ func (h *health) listed(in uint64, began, ended time.Time) bool {
 	return false
 }
 
+// hears tells whether the peer's packets came lately: a flow in one direction only is
+// idle at the other end, and no less alive.
+func (e *entry) hears(now time.Time) bool {
+	return e.health != nil && e.health.in > 0 && now.Sub(e.health.still) < e.t.idle
+}
+
 // enough is how many packets must be lost in a row, of a flow that loses this share of
 // them, so that it is not chance: once in a million.
 func enough(loss float64) uint64 {

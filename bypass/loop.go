@@ -255,7 +255,7 @@ func (l *loop) onDatapath(e Event) {
 		l.log.Warn("bypass: switch connection lost", "err", e.Err)
 	case RuleIdle:
 		if f := l.byRule[e.ID]; f != nil {
-			l.step(f, input{event: evIdle, linked: f.peer.linked}, now)
+			l.step(f, input{event: evIdle, closes: f.peer.linked && !f.hears(now)}, now)
 		}
 	case RuleLost:
 		if f := l.byRule[e.ID]; f != nil {

@@ -39,6 +39,7 @@ type world struct {
 	pipes   [2]pipe       // of nodes[0], of nodes[1]
 	opts    options
 	bug     string
+	traced  bool // each step is noted
 	count   *bypass.Meetings
 	quiet   [3][2]bool // flows whose guests say nothing, by sender
 	hop     int        // number of the last next hop
@@ -125,9 +126,9 @@ func guestMAC(node, i int) tap.MAC   { return tap.MAC{2, 0, 0, 0, byte(node), by
 // guestOf tells whose address a is.
 func guestOf(a netip.Addr) (node, i int) { b := a.As4()[3]; return int(b / 10), int(b % 10) }
 
-func newWorld(seed uint64, bug string, count *bypass.Meetings) *world {
+func newWorld(seed uint64, bug string, count *bypass.Meetings, traced bool) *world {
 	w := &world{
-		rnd: rand.New(rand.NewPCG(seed, 1)), start: time.Now(), wire: bypasstest.NewWire(), bug: bug, count: count,
+		rnd: rand.New(rand.NewPCG(seed, 1)), start: time.Now(), wire: bypasstest.NewWire(), bug: bug, count: count, traced: traced,
 		sent: map[uint64]sentFrame{}, native: map[bypass.Flow]int{}, late: map[uint64]sentFrame{}, holds: rand.New(rand.NewPCG(seed, 3)),
 	}
 	w.opts = options{
@@ -203,7 +204,9 @@ func (n *modelNode) born() {
 		if plant := bypass.Bugs[w.bug]; plant != nil {
 			plant(s)
 		}
-		s.Trace(func(step string) { w.note("    node %d  %s", n.nr, step) })
+		if w.traced {
+			s.Trace(func(step string) { w.note("    node %d  %s", n.nr, step) })
+		}
 		if w.count != nil {
 			s.Count(w.count)
 		}
@@ -388,8 +391,8 @@ func (w *world) fail(format string, args ...any) {
 }
 
 // runSchedule runs a whole schedule and returns what was violated; "" = nothing.
-func runSchedule(seed uint64, bug string, count *bypass.Meetings) (violation, trace string) {
-	w := newWorld(seed, bug, count)
+func runSchedule(seed uint64, bug string, count *bypass.Meetings, traced bool) (violation, trace string) {
+	w := newWorld(seed, bug, count, traced)
 	w.note("%+v", w.opts)
 	w.pass(time.Duration(w.rnd.IntN(400)) * time.Millisecond)
 	for range w.opts.steps {

@@ -317,17 +317,19 @@ func later(a, b time.Time) time.Time {
 
 // checkOutbounds: whoever sends is received.
 func (w *world) checkOutbounds(n *modelNode) {
-	live := n.peer().sw.Live()
+	var live []bypass.Rule // of the peer
 	for _, r := range n.sw.Live() {
-		if r.Rule.Direction != bypass.Outbound {
+		if r.Direction != bypass.Outbound {
 			continue
 		}
-		taken := slices.ContainsFunc(live, func(in bypass.RuleStat) bool {
-			return in.Rule.Direction == bypass.Inbound && in.Rule.Local == r.Rule.Remote && in.Rule.Remote == r.Rule.Local &&
-				in.Rule.Flow == r.Rule.Flow.Reverse()
+		if live == nil {
+			live = n.peer().sw.Live()
+		}
+		taken := slices.ContainsFunc(live, func(in bypass.Rule) bool {
+			return in.Direction == bypass.Inbound && in.Local == r.Remote && in.Remote == r.Local && in.Flow == r.Flow.Reverse()
 		})
-		if !taken && !w.trouble.excused(sentFrame{time.Now(), n, r.Rule.Flow}) {
-			w.fail("node %d sends %v by %v > %v, and the peer has no inbound for it", n.nr, r.Rule.Flow, r.Rule.Local, r.Rule.Remote)
+		if !taken && !w.trouble.excused(sentFrame{time.Now(), n, r.Flow}) {
+			w.fail("node %d sends %v by %v > %v, and the peer has no inbound for it", n.nr, r.Flow, r.Local, r.Remote)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -23,8 +24,21 @@ var (
 
 // scheduled runs one schedule in a bubble of its own.
 func scheduled(t *testing.T, seed uint64, bug string, count *bypass.Meetings) (violation, trace string) {
-	synctest.Test(t, func(*testing.T) { violation, trace = runSchedule(seed, bug, count) })
+	synctest.Test(t, func(*testing.T) { violation, trace = runSchedule(seed, bug, count, false) })
+	if violation != "" && bug == "" { // once more, with every step
+		synctest.Test(t, func(*testing.T) {
+			if again, steps := runSchedule(seed, bug, nil, true); again != "" {
+				trace = steps
+			}
+		})
+	}
 	return violation, trace
+}
+
+// thrifty leaves the garbage for longer than usual: schedules are short.
+func thrifty(t *testing.T) {
+	was := debug.SetGCPercent(400)
+	t.Cleanup(func() { debug.SetGCPercent(was) })
 }
 
 // inShards runs f for n seeds, on all processors, until f says that it is enough.
@@ -46,6 +60,7 @@ func inShards(t *testing.T, n int, f func(t *testing.T, seed uint64) (enough boo
 // TestModel: no schedule violates anything, and between them every event meets every
 // phase in which it can come. `make soak` runs many more schedules.
 func TestModel(t *testing.T) {
+	thrifty(t)
 	var met bypass.Meetings
 	t.Run("schedules", func(t *testing.T) {
 		inShards(t, *schedules, func(t *testing.T, seed uint64) bool {
@@ -91,6 +106,7 @@ var cannotMeet = map[string]string{}
 
 // TestModelFindsBugs: each planted bug is found within a thousand schedules.
 func TestModelFindsBugs(t *testing.T) {
+	thrifty(t)
 	for _, bug := range slices.Sorted(maps.Keys(bypass.Bugs)) {
 		t.Run(bug, func(t *testing.T) {
 			t.Parallel()

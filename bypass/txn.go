@@ -120,7 +120,7 @@ const (
 	evUnsure                 // the pending change may or may not have happened
 	evDeadline               //
 	evLeave                  // with reason: policy, proof, lost rules, shutdown
-	evIdle                   // our outbound ran out, unused; with linked
+	evIdle                   // our outbound ran out, unused; with closes
 	evPeerReset              // the peer restarted: it knows nothing of us, its rules are going
 	evLinkUp                 // a new control session: earlier messages may be lost
 	events
@@ -135,7 +135,7 @@ func (e event) String() string {
 type input struct {
 	event  event
 	reason Reason
-	linked bool // evIdle: the peer can be told
+	closes bool // evIdle: the peer can be told, and sends nothing either
 }
 
 // action is what a step wants done: send, apply, free or sever.

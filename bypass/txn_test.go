@@ -98,7 +98,7 @@ func TestStep(t *testing.T) {
 			now := time.Unix(1000, 0)
 			tx := testTxn()
 			for i, l := range script {
-				in := input{event: l.event, linked: name == "idle, with a link"}
+				in := input{event: l.event, closes: name == "idle, with a link"}
 				switch l.event {
 				case evLeave, evClose, evReject:
 					in.reason = ReasonPolicy
@@ -119,10 +119,16 @@ func TestStep(t *testing.T) {
 // A Close is repeated until it is answered; soon the path is ended, and in the end the
 // peer's leases have run out.
 func TestCloseIsRepeated(t *testing.T) {
+	for reason, patience := range map[Reason]int{ReasonPolicy: 3, ReasonIdle: 30} { // an idle flow can wait
+		t.Run(reason.String(), func(t *testing.T) { closeIsRepeated(t, reason, patience) })
+	}
+}
+
+func closeIsRepeated(t *testing.T, reason Reason, patience int) {
 	now := time.Unix(1000, 0)
 	tx := testTxn()
 	tx.phase = phaseActive
-	tx, _ = step(tx, input{event: evLeave, reason: ReasonIdle}, now, testLimits)
+	tx, _ = step(tx, input{event: evLeave, reason: reason}, now, testLimits)
 	tx, acts := step(tx, input{event: evApplied}, now, testLimits)
 	require.Equal(t, "close", words(acts))
 	closes := 0
@@ -134,7 +140,7 @@ func TestCloseIsRepeated(t *testing.T) {
 		switch closes++; {
 		case closes >= 60:
 			want = ""
-		case closes >= 3:
+		case closes >= patience:
 			want = "close sever"
 		}
 		require.Equal(t, want, words(acts), "after %d s", closes)

@@ -8,8 +8,8 @@ func (t txn) onActive(in input, now time.Time, lim limits) (txn, []action) {
 	switch in.event {
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in).unbind(now, lim)
-	case evIdle: // a wish to leave, of which nothing hangs: without a link it can wait
-		if in.linked {
+	case evIdle: // a wish to leave, of which nothing hangs: it can wait
+		if in.closes {
 			t.reason = ReasonIdle
 			return t.unbind(now, lim)
 		}

@@ -8,20 +8,29 @@ import (
 )
 
 // Live lists the outbound and inbound rules, of all epochs, that forward packets now:
-// their gates are open, and outbound ones have a hop and a workload.
-func (s *Switch) Live() []bypass.RuleStat {
+// their gates are open, and outbound ones have a hop and a workload. They come in no
+// order.
+func (s *Switch) Live() []bypass.Rule {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	return slices.DeleteFunc(s.statsLocked(now, 0), func(r bypass.RuleStat) bool {
-		switch r.Rule.Direction {
-		case bypass.Inbound:
-			return !s.inGates[inGate{r.Rule.Flow.Proto, r.Rule.Local.Addr(), r.Rule.Remote.Addr()}].After(now)
-		case bypass.Outbound:
-			hop := slices.ContainsFunc(s.base.Hops, func(h bypass.Hop) bool { return h.ID == r.Rule.Hop })
-			return !s.outGates[outGate{r.Epoch, r.Rule.Peer, r.Rule.Flow.Proto}].After(now) || !s.baseEnd.After(now) ||
-				!hop || !s.workload(r.Rule.Ofport, r.Rule.LocalMAC, r.Rule.Flow.Src.Addr())
+	var list []bypass.Rule
+	for _, r := range s.rules {
+		if s.forwards(r, now) {
+			list = append(list, r.Rule)
 		}
-		return true
-	})
+	}
+	return list
+}
+
+func (t *tables) forwards(r *rule, now time.Time) bool {
+	switch r.Direction {
+	case bypass.Inbound:
+		return t.inGates[inGate{r.Flow.Proto, r.Local.Addr(), r.Remote.Addr()}].After(now)
+	case bypass.Outbound:
+		hop := slices.ContainsFunc(t.base.Hops, func(h bypass.Hop) bool { return h.ID == r.Hop })
+		return hop && t.outGates[outGate{r.epoch, r.Peer, r.Flow.Proto}].After(now) && t.baseEnd.After(now) &&
+			t.workload(r.Ofport, r.LocalMAC, r.Flow.Src.Addr())
+	}
+	return false
 }
