@@ -17,7 +17,7 @@ func (w *world) act() {
 	w.joinAgain()
 	soft := []func(*modelNode){w.togglePolicy, w.togglePolicy, w.toggleLink, w.toggleLink,
 		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck, w.spell}
-	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.crash, w.detachOrAttach}
+	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.crash, w.rebirth, w.detachOrAttach}
 	i := w.rnd.IntN(len(soft) + len(hard))
 	switch {
 	case i < len(soft):
@@ -271,6 +271,25 @@ func (w *world) crash(*modelNode) {
 			w.killOrRevive(n)
 		}
 	}
+	w.setLink(true)
+}
+
+// rebirth kills a node and starts it again at once, while a flow of the other one is
+// being set up.
+func (w *world) rebirth(n *modelNode) {
+	if n.member == nil || n.leaving != nil || n.peer().member == nil || n.peer().leaving != nil {
+		return
+	}
+	for range 3 {
+		w.request(n.peer())
+	}
+	w.pass(time.Duration(w.rnd.IntN(800)) * time.Millisecond)
+	if n.peer().stalled != (w.rnd.IntN(2) == 0) {
+		w.toggleStall(n.peer())
+	}
+	w.request(n.peer())
+	w.killOrRevive(n)
+	w.killOrRevive(n)
 	w.setLink(true)
 }
 

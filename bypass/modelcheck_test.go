@@ -133,6 +133,8 @@ func (w *world) delivered(n *modelNode, i int, frame []byte) {
 		f = late
 	}
 	switch {
+	case late.from != nil && f.at.Before(w.nodes[0].bornAt) && f.at.Before(w.nodes[1].bornAt):
+		return // both ends began anew: nobody knows the tuple any more, only chance keeps it apart
 	case !ok:
 		w.fail("guest %d of node %d got what no guest sent: %+v", i, n.nr, p.Flow)
 	case f.from == nil:
@@ -167,7 +169,7 @@ func (w *world) reachedStack(n *modelNode, frame []byte) {
 	if f.atWaking() {
 		return
 	}
-	if (late || n.peer().diedLately()) && (n.member == nil || n.leaving != nil || time.Since(n.bornAt) < modelLease) {
+	if (late || n.peer().diedLately() || n.diedLately()) && (n.member == nil || n.leaving != nil || time.Since(n.bornAt) < modelLease) {
 		return // what guarded the host then is gone, and what guards it now is not there yet
 	}
 	if ok && time.Now().After(w.trouble.bare[n.nr]) {

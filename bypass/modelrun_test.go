@@ -71,7 +71,7 @@ func TestModel(t *testing.T) {
 	})
 	table, holes := tabulate(&met)
 	t.Logf("%d schedules; how often an event met a phase:\n%s", *schedules, table)
-	if *schedules >= 3000 {
+	if *schedules >= 10_000 {
 		require.Empty(t, holes, "these never met")
 	}
 }
@@ -92,6 +92,7 @@ func tabulate(met *bypass.Meetings) (table string, holes []string) {
 			case n == 0 && never != "":
 				fmt.Fprintf(&b, "%11s", "-")
 				continue
+			case n == 0 && byStep[r+"/"+c]:
 			case n == 0, never != "":
 				holes = append(holes, fmt.Sprintf("%s/%s: %d times", r, c, n))
 			}
@@ -102,7 +103,38 @@ func tabulate(met *bypass.Meetings) (table string, holes []string) {
 }
 
 // cannotMeet are the pairs of phase and event that cannot be, and why.
-var cannotMeet = map[string]string{}
+var cannotMeet = func() map[string]string {
+	pairs := map[string]string{}
+	add := func(why, phases, events string) {
+		for _, p := range strings.Fields(phases) {
+			for _, e := range strings.Fields(events) {
+				pairs[p+"/"+e] = why
+			}
+		}
+	}
+	add("messages find no transaction, or are answered without one", "overlay", "accept confirm done reject close close-ack")
+	add("a flow has one transaction at a time", "offered installing confirming preparing accepted completing active unbinding closing draining removing", "start offer")
+	add("no change is pending", "overlay offered confirming accepted", "applied failed unsure")
+	add("no rule of ours has an idle time yet, or any more", "overlay offered preparing accepted closing draining removing", "idle")
+	add("an outbound's idle time is longer than that phase can be", "installing confirming completing", "idle")
+	add("no deadline runs", "overlay installing preparing completing active", "deadline")
+	add("the initiator gets it, and only before it has accepted", "preparing accepted completing", "accept done reject")
+	add("the responder gets it, after its accept", "offered installing preparing", "confirm")
+	add("it answers what was not said yet", "offered installing", "done")
+	add("we have said no close", "offered installing confirming preparing accepted completing active", "close-ack")
+	add("who has accepted rejects no more", "installing active unbinding closing draining removing", "reject")
+	return pairs
+}()
+
+// byStep are pairs that come too seldom for a few thousand schedules to be sure of. They
+// are held against step alone, in TestEveryPhaseMeetsEveryEvent.
+var byStep = map[string]bool{
+	"confirming/confirm": true, "confirming/reject": true, "unbinding/accept": true, "unbinding/confirm": true, "unbinding/done": true,
+	"unbinding/close-ack": true, "closing/accept": true, "closing/confirm": true, "closing/done": true, "closing/applied": true,
+	"closing/failed": true, "closing/unsure": true, "draining/applied": true, "draining/failed": true, "draining/unsure": true,
+	"removing/accept": true, "removing/confirm": true, "removing/done": true, "active/unsure": true, "active/failed": true,
+	"completing/peer-reset": true, "completing/link-up": true, "completing/leave": true, "accepted/peer-reset": true, "completing/unsure": true,
+}
 
 // TestModelFindsBugs: each planted bug is found within a thousand schedules.
 func TestModelFindsBugs(t *testing.T) {

@@ -80,7 +80,7 @@ func (l *loop) flushBase() {
 	}
 	l.base.queued = false
 	l.setGuard()
-	if !l.up {
+	if !l.up || !l.cleared && !l.ended { // what an earlier run guards stays until we know what to guard
 		return
 	}
 	base, version := l.buildBase(), l.base.version

@@ -20,6 +20,7 @@ type conn struct {
 	closed   bool
 	done     chan struct{} // closed by Close
 	watchers map[*watcher]bool
+	missed   []bypass.RuleLost // what went while the connection was lost
 }
 
 // watcher is one call of Watch. more is of length 1.

@@ -84,7 +84,8 @@ func (s *Switch) Down() {
 	s.emitLocked(bypass.DatapathDown{Err: bypass.ErrSwitchDown})
 }
 
-// Up ends Down. With fresh the switch has restarted: it holds nothing any more.
+// Up ends Down. With fresh the switch has restarted: it holds nothing any more. Without,
+// rules that went meanwhile are reported as lost.
 func (s *Switch) Up(fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,6 +97,14 @@ func (s *Switch) Up(fresh bool) {
 	}
 	s.down = false
 	s.emitLocked(bypass.DatapathUp{Fresh: fresh})
+	for c := range s.conns {
+		for _, e := range c.missed {
+			if !fresh {
+				c.emitLocked(e)
+			}
+		}
+		c.missed = nil
+	}
 }
 
 // Stale makes decisions of earlier hold for d after what they rest on has changed,

@@ -70,10 +70,25 @@ func (s *Switch) emitLocked(e bypass.Event) {
 // emitEpochLocked tells the connections whose epoch it is.
 func (s *Switch) emitEpochLocked(epoch uint16, e bypass.Event) {
 	for c := range s.conns {
-		if c.set && c.epoch == epoch {
+		switch {
+		case !c.set || c.epoch != epoch:
+		case s.down:
+			c.missed = append(c.missed, lostFor(e)...)
+		default:
 			c.emitLocked(e)
 		}
 	}
+}
+
+// lostFor is what a connection that comes back finds of e: a rule is gone.
+func lostFor(e bypass.Event) []bypass.RuleLost {
+	switch e := e.(type) {
+	case bypass.RuleLost:
+		return []bypass.RuleLost{e}
+	case bypass.RuleIdle:
+		return []bypass.RuleLost{{ID: e.ID, Direction: bypass.Outbound}}
+	}
+	return nil
 }
 
 func (c *conn) emitLocked(e bypass.Event) {
