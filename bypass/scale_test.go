@@ -175,7 +175,8 @@ func bypassMany(l *loop, m *Member, initiator bool) {
 		}
 		l.request(m, f, Verdict{Bypass: true}, now)
 		t := &m.find(f).t
-		l.onFlowMessage(p, message{Kind: msgAccept, ID: t.id, Local: t.tuple.remote, Remote: t.tuple.local}, now)
+		wire := t.tuple.tuple()
+		l.onFlowMessage(p, message{Kind: msgAccept, ID: t.id, Local: wire.remote, Remote: wire.local}, now)
 		l.settle()
 		l.onFlowMessage(p, message{Kind: msgDone, ID: t.id}, now)
 		l.settle()
