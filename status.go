@@ -114,7 +114,7 @@ func (n *Network) Flows() iter.Seq[FlowStatus] {
 func flowStatus(e *flowtable.Entry) FlowStatus {
 	s, _ := e.Status()
 	f := FlowStatus{
-		Flow: e.Flow, Peer: e.Peer(), Since: s.Since, RetryAt: s.RetryAt,
+		Flow: e.Flow(), Peer: e.Peer(), Since: s.Since, RetryAt: s.RetryAt,
 		Local: s.Local, Remote: s.Remote,
 		Sent: count(&e.Out), Received: count(&e.In),
 	}

@@ -81,55 +81,61 @@ func work(ctx context.Context, w *worker) {
 
 // timers is a heap of callbacks by time. A callback checks by itself whether it is
 // still wanted: nothing is ever removed early.
-type timers []timer
+type timers struct {
+	clock
+	heap timerHeap
+}
 
 // A flow's deadlines, of which there can be very many, need no closure.
 type timer struct {
-	at   time.Time
+	at   moment
 	f    func()
 	flow *entry
 }
 
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at.Before(t[j].at) }
-func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
-
-// Push and Pop serve container/heap.
-func (t *timers) Push(x any) { *t = append(*t, x.(timer)) }
-
-// Pop serves container/heap.
-func (t *timers) Pop() any {
-	old := *t
-	last := old[len(old)-1]
-	old[len(old)-1] = timer{}
-	*t = old[:len(old)-1]
-	if n := len(*t); n >= minTimers && n < cap(old)/4 { // a wave of flows is over
-		*t = append(make(timers, 0, 2*n), *t...)
-	}
-	return last
-}
-
-func (t *timers) add(at time.Time, f func()) { heap.Push(t, timer{at: at, f: f}) }
+func (t *timers) add(at time.Time, f func()) { heap.Push(&t.heap, timer{at: t.at(at), f: f}) }
 
 // addFlow is for a flow's deadline.
-func (t *timers) addFlow(at time.Time, e *entry) { heap.Push(t, timer{at: at, flow: e}) }
-
-// minTimers is for how many there is always room.
-const minTimers = 256
+func (t *timers) addFlow(at moment, e *entry) { heap.Push(&t.heap, timer{at: at, flow: e}) }
 
 // due takes those whose time has come.
 func (t *timers) due(now time.Time) []timer {
 	var due []timer
-	for len(*t) > 0 && !(*t)[0].at.After(now) {
-		due = append(due, heap.Pop(t).(timer))
+	for len(t.heap) > 0 && !t.heap[0].at.After(t.at(now)) {
+		due = append(due, heap.Pop(&t.heap).(timer))
 	}
 	return due
 }
 
 // next is when the earliest callback is due.
-func (t timers) next() (time.Time, bool) {
-	if len(t) == 0 {
+func (t *timers) next() (time.Time, bool) {
+	if len(t.heap) == 0 {
 		return time.Time{}, false
 	}
-	return t[0].at, true
+	return t.time(t.heap[0].at), true
+}
+
+// timerHeap is for container/heap.
+type timerHeap []timer
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h timerHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push and Pop serve container/heap.
+func (h *timerHeap) Push(x any) { *h = append(*h, x.(timer)) }
+
+// minTimers is for how many there is always room.
+const minTimers = 256
+
+// Pop serves container/heap.
+func (h *timerHeap) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	old[len(old)-1] = timer{}
+	*h = old[:len(old)-1]
+	if n := len(*h); n >= minTimers && n < cap(old)/4 { // a wave of flows is over
+		*h = append(make(timerHeap, 0, 2*n), *h...)
+	}
+	return last
 }

@@ -49,7 +49,7 @@ func (*Meetings) Names() (rows, columns []string) {
 // Count has m count the run's meetings.
 func (s *Seam) Count(m *Meetings) {
 	next := s.l.next
-	s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+	s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 		m[t.phase][in.event].Add(1)
 		return next(t, in, now, lim)
 	}
@@ -58,7 +58,7 @@ func (s *Seam) Count(m *Meetings) {
 // Trace tells each step in words.
 func (s *Seam) Trace(note func(string)) {
 	next := s.l.next
-	s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+	s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 		is, acts := next(t, in, now, lim)
 		if t.phase != phaseOverlay || is.phase != phaseOverlay {
 			note(fmt.Sprintf("%x: %v, %v (%v) → %v: %s", t.id>>48, t.phase, in.event, in.reason, is.phase, words(acts)))
@@ -68,18 +68,18 @@ func (s *Seam) Trace(note func(string)) {
 }
 
 // wrap makes f see each step, and alter what comes of it.
-func (s *Seam) wrap(f func(was, is txn, in input, now time.Time, lim limits, acts []action) (txn, []action)) {
+func (s *Seam) wrap(f func(was, is txn, in input, now moment, lim limits, acts []action) (txn, []action)) {
 	next := s.l.next
-	s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+	s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 		is, acts := next(t, in, now, lim)
 		return f(t, is, in, now, lim, acts)
 	}
 }
 
 // at makes f replace what event does in phase.
-func (s *Seam) at(p phase, e event, f func(t txn, in input, now time.Time, lim limits) (txn, []action)) {
+func (s *Seam) at(p phase, e event, f func(t txn, in input, now moment, lim limits) (txn, []action)) {
 	next := s.l.next
-	s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+	s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 		if t.phase == p && in.event == e {
 			return f(t, in, now, lim)
 		}
@@ -110,15 +110,15 @@ func (*forgetful) Rules(context.Context) ([]RuleStat, error) { return nil, nil }
 // each of them.
 var Bugs = map[string]func(*Seam){
 	"acknowledges before the barrier": func(s *Seam) {
-		s.at(phaseOverlay, evOffer, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseOverlay, evOffer, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			t, acts := step(t, in, now, lim)
 			t, more := step(t, input{event: evApplied}, now, lim)
 			return t, append(more, acts...)
 		})
 	},
 	"responder sends before it is confirmed": func(s *Seam) {
-		s.at(phaseAccepted, evConfirm, func(t txn, in input, now time.Time, lim limits) (txn, []action) { return t, nil })
-		s.at(phasePreparing, evApplied, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseAccepted, evConfirm, func(t txn, in input, now moment, lim limits) (txn, []action) { return t, nil })
+		s.at(phasePreparing, evApplied, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			t, acts := step(t, in, now, lim)
 			if t.phase != phaseAccepted {
 				return t, acts
@@ -128,37 +128,36 @@ var Bugs = map[string]func(*Seam){
 		})
 	},
 	"reuses ports at once": func(s *Seam) {
-		s.wrap(func(_, is txn, _ input, _ time.Time, _ limits, acts []action) (txn, []action) {
+		s.wrap(func(_, is txn, _ input, _ moment, _ limits, acts []action) (txn, []action) {
 			return is, slices.DeleteFunc(acts, func(a action) bool {
 				f, ok := a.(free)
 				if ok {
-					k, _ := f.tuple.key()
-					delete(s.l.ports.used, k)
+					delete(s.l.ports.used, f.tuple)
 				}
 				return ok
 			})
 		})
 	},
 	"takes the inbound off first": func(s *Seam) {
-		s.at(phaseActive, evLeave, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseActive, evLeave, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			t, acts := step(t, in, now, lim)
 			t.bare = true
-			return t, append([]action{apply{Change{Remove: []Rule{t.inbound()}}}}, acts...)
+			return t, append([]action{rewrite{remove: []Direction{Inbound}}}, acts...)
 		})
 	},
 	"does not drain": func(s *Seam) { s.l.limits.drain = 0 },
 	"uses a late accept": func(s *Seam) {
-		s.at(phaseOffered, evDeadline, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseOffered, evDeadline, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			t.deadline = now.Add(time.Minute)
 			return t, nil
 		})
-		s.at(phaseOffered, evAccept, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
-			t.offered = now
+		s.at(phaseOffered, evAccept, func(t txn, in input, now moment, lim limits) (txn, []action) {
+			t.since = now
 			return step(t, in, now, lim)
 		})
 	},
 	"gives an accepted offer up too soon": func(s *Seam) {
-		s.wrap(func(was, is txn, in input, now time.Time, lim limits, acts []action) (txn, []action) {
+		s.wrap(func(was, is txn, in input, now moment, lim limits, acts []action) (txn, []action) {
 			if was.phase == phasePreparing && is.phase == phaseAccepted {
 				is.deadline = now.Add(300 * time.Millisecond)
 			}
@@ -166,17 +165,17 @@ var Bugs = map[string]func(*Seam){
 		})
 	},
 	"says close once": func(s *Seam) {
-		s.at(phaseClosing, evDeadline, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseClosing, evDeadline, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			t.deadline = t.giveUp
 			if now.Before(t.giveUp) {
 				return t, nil
 			}
 			return step(t, in, now, lim)
 		})
-		s.at(phaseClosing, evLinkUp, func(t txn, _ input, _ time.Time, _ limits) (txn, []action) { return t, nil })
+		s.at(phaseClosing, evLinkUp, func(t txn, _ input, _ moment, _ limits) (txn, []action) { return t, nil })
 	},
 	"does not wait for close-ack": func(s *Seam) {
-		s.wrap(func(_, is txn, _ input, now time.Time, lim limits, acts []action) (txn, []action) {
+		s.wrap(func(_, is txn, _ input, now moment, lim limits, acts []action) (txn, []action) {
 			if is.phase == phaseClosing {
 				t, more := is.drain(now, lim)
 				return t, append(acts, more...)
@@ -186,7 +185,7 @@ var Bugs = map[string]func(*Seam){
 	},
 	"takes unconfirmed for refused": func(s *Seam) {
 		next := s.l.next
-		s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 			if in.event == evUnsure {
 				in.event = evFailed
 			}
@@ -194,23 +193,23 @@ var Bugs = map[string]func(*Seam){
 		}
 	},
 	"takes a refused removal for done": func(s *Seam) {
-		s.at(phaseUnbinding, evFailed, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseUnbinding, evFailed, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			in.event = evApplied
 			return step(t, in, now, lim)
 		})
 	},
 	"ignores the peer's close": func(s *Seam) {
-		s.at(phaseActive, evClose, func(t txn, _ input, _ time.Time, _ limits) (txn, []action) { return t, nil })
+		s.at(phaseActive, evClose, func(t txn, _ input, _ moment, _ limits) (txn, []action) { return t, nil })
 	},
 	"answers close before its outbound is off": func(s *Seam) {
-		s.at(phaseActive, evClose, func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.at(phaseActive, evClose, func(t txn, in input, now moment, lim limits) (txn, []action) {
 			t, acts := step(t, in, now, lim)
 			return t, append([]action{send{msgCloseAck}}, acts...)
 		})
 	},
 	"forgets the policy of live flows": func(s *Seam) {
 		next := s.l.next
-		s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 			if in.event == evLeave && in.reason == ReasonPolicy {
 				return t, nil
 			}
@@ -218,7 +217,7 @@ var Bugs = map[string]func(*Seam){
 		}
 	},
 	"leaks the ports of a refused bundle": func(s *Seam) {
-		s.wrap(func(was, is txn, in input, _ time.Time, _ limits, acts []action) (txn, []action) {
+		s.wrap(func(was, is txn, in input, _ moment, _ limits, acts []action) (txn, []action) {
 			if was.phase != phaseInstalling || in.event != evFailed {
 				return is, acts
 			}
@@ -226,14 +225,14 @@ var Bugs = map[string]func(*Seam){
 		})
 	},
 	"does not sever what nobody answers": func(s *Seam) {
-		s.wrap(func(_, is txn, _ input, _ time.Time, _ limits, acts []action) (txn, []action) {
+		s.wrap(func(_, is txn, _ input, _ moment, _ limits, acts []action) (txn, []action) {
 			is.peerOff = is.peerOff || is.phase == phaseUnbinding // says that all is told
 			return is, slices.DeleteFunc(acts, func(a action) bool { _, ok := a.(sever); return ok })
 		})
 	},
 	"stays on a dead path": func(s *Seam) {
 		next := s.l.next
-		s.l.next = func(t txn, in input, now time.Time, lim limits) (txn, []action) {
+		s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
 			if in.event == evLeave && (in.reason == ReasonProofTimeout || in.reason == ReasonProofTCP) {
 				return t, nil
 			}
@@ -261,6 +260,6 @@ var Bugs = map[string]func(*Seam){
 	},
 	"takes a dead run's tuples": func(s *Seam) { s.l.dp = &forgetful{s.l.dp} },
 	"is forgotten in a phase without end": func(s *Seam) {
-		s.at(phaseConfirming, evDeadline, func(t txn, _ input, _ time.Time, _ limits) (txn, []action) { return t, nil })
+		s.at(phaseConfirming, evDeadline, func(t txn, _ input, _ moment, _ limits) (txn, []action) { return t, nil })
 	},
 }

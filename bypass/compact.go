@@ -31,19 +31,39 @@ func (c fiveTuple) flow() Flow {
 	return Flow{c.proto, netip.AddrPortFrom(netip.AddrFrom4(c.src), c.sp), netip.AddrPortFrom(netip.AddrFrom4(c.dst), c.dp)}
 }
 
+// tuple is the tuple of the underlay that c stands for.
+func (c fiveTuple) tuple() tuple {
+	f := c.flow()
+	return tuple{f.Proto, f.Src, f.Dst}
+}
+
 func (c fiveTuple) reverse() fiveTuple { return fiveTuple{c.dst, c.src, c.dp, c.sp, c.proto} }
 
-// moment is a point in time on a loop's own clock, in nanoseconds; 0 = none.
+// moment is a point in time on a loop's own clock, in nanoseconds; 0 = none. Its methods
+// are those of a time.Time.
 type moment int64
 
-// at and time turn times into moments and back.
-func (l *loop) at(t time.Time) moment { return moment(t.Sub(l.started)) + 1 }
+func (m moment) Add(d time.Duration) moment { return m + moment(d) }
+func (m moment) Sub(o moment) time.Duration { return time.Duration(m - o) }
+func (m moment) Before(o moment) bool       { return m < o }
+func (m moment) After(o moment) bool        { return m > o }
+func (m moment) IsZero() bool               { return m == 0 }
 
-func (l *loop) time(m moment) time.Time {
+// clock turns times into moments and back. It is monotonic, as the times are.
+type clock struct{ started time.Time }
+
+func (c clock) at(t time.Time) moment {
+	if t.IsZero() {
+		return 0
+	}
+	return moment(t.Sub(c.started)) + 1
+}
+
+func (c clock) time(m moment) time.Time {
 	if m == 0 {
 		return time.Time{}
 	}
-	return l.started.Add(time.Duration(m - 1))
+	return c.started.Add(time.Duration(m - 1))
 }
 
 // ends is what a transaction's rules need of Ends.

@@ -13,16 +13,16 @@ import (
 type entry struct {
 	member *Member
 	peer   *peer     // of its last transaction, or try
-	id     fiveTuple // Src is the local workload
 	serial uint64    // in the order of their coming
+	id     fiveTuple // src is the local workload
+	wanted bool      // asked for, and waiting for a proof, for its turn or for retryAt
+	queued bool      // in its peer's queue (moves.go)
+	fails  uint8     // in a row
+	broken uint8     // times that the path dropped it (health.go)
 	t      txn
 	tags   unique.Handle[tags] // by which the policy allowed it
 	idle   time.Duration       // of the policy's verdict
 
-	wanted  bool  // asked for, and waiting for a proof, for its turn or for retryAt
-	queued  bool  // in its peer's queue (moves.go)
-	fails   uint8 // in a row
-	broken  uint8 // times that the path dropped it (health.go)
 	askedAt moment
 	retryAt moment
 	changed moment
@@ -102,7 +102,7 @@ func (e *entry) goesTo(p *peer) {
 		delete(e.peer.flows, e)
 	}
 	e.peer = p
-	p.flows[e] = true
+	p.flows[e] = struct{}{}
 }
 
 // sorted lists entries in the order of their coming, so that what happens does not
@@ -135,7 +135,7 @@ func (l *loop) publish(e *entry, now time.Time) {
 	}
 	was := e.shown
 	s := shown{peer: e.peer, state: e.t.phase.state(), reason: e.t.reason, since: was.since, retryAt: e.retryAt}
-	if t := &e.t.tuple; e.t.phase != phaseOverlay && t.remote.Port() != 0 {
+	if t := e.t.tuple.tuple(); e.t.phase != phaseOverlay && t.remote.Port() != 0 {
 		s.local, s.remote = t.local.Port(), t.remote.Port()
 		s.pair = e.peer.shared(AddrPair{t.local.Addr(), t.remote.Addr()})
 	}

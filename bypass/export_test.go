@@ -17,9 +17,9 @@ func (m *Member) DropFlow(f Flow) {
 		delete(l.byRule, e.t.rule)
 		delete(e.peer.txns, e.t.id)
 		e.peer.live[e.id.proto]--
-		l.ports.free(e.t.tuple, time.Now())
+		l.ports.free(e.t.tuple.tuple(), time.Now())
 		// Another flow keeps the leases.
-		l.enqueue(Change{Remove: []Rule{e.t.inbound(), e.t.outbound()}}, func(error) {})
+		l.enqueue(Change{Remove: e.t.rules(e.id, []Direction{Inbound, Outbound})}, func(error) {})
 		e.t = txn{}
 		l.forget(e)
 	})

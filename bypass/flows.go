@@ -78,14 +78,21 @@ func (l *loop) begins(e *entry, now time.Time) {
 		return
 	}
 	e.wanted = false
-	id := l.ruleID()
+	l.prepare(e, l.draw(), at, pair)
+	l.step(e, input{event: evStart}, now)
+}
+
+// prepare makes e's transaction with its peer, which has not begun yet, between the ports
+// of pair, which is taken.
+func (l *loop) prepare(e *entry, id uint64, at Ends, pair tuple) {
+	p := e.peer
+	short, _ := pair.key() // if it were not IPv4's it could not have been taken
 	e.t = txn{
-		id: l.draw(), flow: flow, ends: at.rules(), rule: id, hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
-		tuple: pair,
+		id: id, ends: at.rules(), rule: l.ruleID(), hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
+		tuple: short,
 	}
 	e.tags = at.tags()
-	l.byRule[id], p.txns[e.t.id] = e, e
-	l.step(e, input{event: evStart}, now)
+	l.byRule[e.t.rule], p.txns[id] = e, e
 }
 
 // allows asks the Network's policy as it is now.
@@ -125,7 +132,7 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 	if e.peer != nil {
 		lim.lease = l.longestLease(e.peer)
 	}
-	next, acts := l.next(e.t, in, now, lim)
+	next, acts := l.next(e.t, in, l.at(now), lim)
 	e.t = next
 	l.account(e, before, now)
 	l.moved(e.peer, rising, e.t.rising())
@@ -136,15 +143,15 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 				in := input{event: evLeave, reason: ReasonLinkDown}
 				l.box.post(func() { l.step(e, in, time.Now()) })
 			}
-		case apply:
-			l.applyFlow(e, a.change, now)
+		case rewrite:
+			l.applyFlow(e, a, now)
 		case free:
-			l.ports.free(a.tuple, now.Add(max(l.cfg.Quarantine, lim.lease)))
+			l.ports.free(a.tuple.tuple(), now.Add(max(l.cfg.Quarantine, lim.lease)))
 		case sever:
 			silent = true
 		}
 	}
-	if d := e.t.deadline; !d.IsZero() && !d.Equal(deadline) {
+	if d := e.t.deadline; !d.IsZero() && d != deadline {
 		l.timers.addFlow(d, e)
 	}
 	l.publish(e, now)
@@ -164,8 +171,8 @@ func (l *loop) step(e *entry, in input, now time.Time) {
 }
 
 // timeout is a flow's deadline that was due at at, if it still is one.
-func (l *loop) timeout(e *entry, at time.Time) {
-	if e.t.deadline.Equal(at) {
+func (l *loop) timeout(e *entry, at moment) {
+	if e.t.deadline == at {
 		l.step(e, input{event: evDeadline}, time.Now())
 	}
 }
@@ -215,7 +222,8 @@ func (l *loop) backoff(e *entry, now time.Time) time.Duration {
 	return min(time.Second<<min(e.fails-1, 6), time.Minute)
 }
 
-func (l *loop) applyFlow(e *entry, c Change, now time.Time) {
+func (l *loop) applyFlow(e *entry, a rewrite, now time.Time) {
+	c := Change{Add: e.t.rules(e.id, a.add), Remove: e.t.rules(e.id, a.remove)}
 	noted := func(error) {}
 	if len(c.Add) > 0 && !l.gated(e.peer, e.id.proto, now) {
 		c.Leases = l.leases(e.peer)
@@ -248,9 +256,10 @@ func (l *loop) sendFlow(e *entry, k kind) bool {
 	t := &e.t
 	m := message{Kind: k, ID: t.id, Reason: t.reason}
 	if k == msgOffer || k == msgAccept {
-		m.Proto, m.Src, m.Dst = t.flow.Proto, t.flow.Src, t.flow.Dst
+		f, wire := e.flow(), t.tuple.tuple()
+		m.Proto, m.Src, m.Dst = f.Proto, f.Src, f.Dst
 		m.SrcMAC, m.DstMAC = t.ends.LocalMAC, t.ends.RemoteMAC
-		m.Local, m.Remote, m.Proof = t.tuple.local, t.tuple.remote, t.proof
+		m.Local, m.Remote, m.Proof = wire.local, wire.remote, t.proof
 	}
 	return l.send(e.peer, m)
 }
@@ -310,7 +319,7 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 	switch m.Kind {
 	case msgAccept:
 		in.event = evAccept
-		if t := e.t.tuple; e.t.phase == phaseOffered && (m.Remote != t.local || m.Local != t.remote) {
+		if t := e.t.tuple.tuple(); e.t.phase == phaseOffered && (m.Remote != t.local || m.Local != t.remote) {
 			in = input{event: evLeave, reason: ReasonPorts}
 		}
 	case msgConfirm:
@@ -344,15 +353,9 @@ func (l *loop) offered(p *peer, m message, now time.Time) {
 		return
 	}
 	at, _ := p.member.cfg.Resolve(flow)
-	id := l.ruleID()
 	e.goesTo(p)
 	e.wanted = false
-	e.t = txn{
-		id: m.ID, flow: flow, ends: at.rules(), rule: id, hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
-		tuple: pair,
-	}
-	e.tags = at.tags()
-	l.byRule[id], p.txns[e.t.id] = e, e
+	l.prepare(e, m.ID, at, pair)
 	l.step(e, input{event: evOffer}, now)
 }
 

@@ -58,14 +58,14 @@ type health struct {
 
 	// Our inbound rule, and the peer's outbound one.
 	in    uint64
-	still time.Time // when a listing had ended that showed in as it is now
+	still moment    // when a listing had ended that showed in as it is now
 	sent  uint64    // as the peer told last
 	older [3]uint64 // what it told before, newest first
-	loss  float64   // share of its packets that get lost, as of when one last did not
-	based bool      // base is known
 	base  uint64    // packets that were sent before those that in should show
-	moves int       // of sent, since base
-	due   time.Time // a listing begun then, or later, must show in moved; zero = none
+	due   moment    // a listing begun then, or later, must show in moved; zero = none
+	loss  float32   // share of its packets that get lost, as of when one last did not
+	based bool      // base is known
+	moves uint8     // of sent, since base; minMoves stands for more
 }
 
 // newHealth is for rules that are not in the switch yet.
@@ -73,10 +73,10 @@ func newHealth() *health { return &health{based: true, loss: unknownLoss} }
 
 // reported takes the peer's word. ack is when the listing of ours had ended that the peer
 // had heard of; zero = not known.
-func (h *health) reported(sent uint64, ack, now time.Time, lag time.Duration) {
+func (h *health) reported(sent uint64, ack, now moment, lag time.Duration) {
 	moved := sent != h.sent
 	if sent < h.sent { // its counters began anew
-		h.based, h.due = false, time.Time{}
+		h.based, h.due = false, 0
 	}
 	h.older = [...]uint64{h.sent, h.older[0], h.older[1]}
 	h.sent = sent
@@ -84,15 +84,15 @@ func (h *health) reported(sent uint64, ack, now time.Time, lag time.Duration) {
 	case !h.based && !ack.IsZero() && !h.still.After(ack.Add(-lag)):
 		h.based, h.base, h.moves = true, sent, 0
 	case h.based && moved:
-		h.moves++
-		if h.due.IsZero() && h.moves >= minMoves && sent-h.base >= enough(h.loss) {
+		h.moves = min(h.moves+1, minMoves)
+		if h.due.IsZero() && h.moves >= minMoves && sent-h.base >= enough(float64(h.loss)) {
 			h.due = now.Add(lag)
 		}
 	}
 }
 
 // listed takes our own count; true: the flow is broken.
-func (h *health) listed(in uint64, began, ended time.Time) bool {
+func (h *health) listed(in uint64, began, ended moment) bool {
 	if in == h.in {
 		return !h.due.IsZero() && !began.Before(h.due)
 	}
@@ -100,14 +100,14 @@ func (h *health) listed(in uint64, began, ended time.Time) bool {
 	// What was told long enough ago should have arrived. The fewer packets there were,
 	// the less is known.
 	sent := h.older[len(h.older)-1]
-	h.loss = (float64(sent-min(in, sent)) + 0.2) / (float64(sent) + 5)
-	h.based, h.due = false, time.Time{}
+	h.loss = float32((float64(sent-min(in, sent)) + 0.2) / (float64(sent) + 5))
+	h.based, h.due = false, 0
 	return false
 }
 
 // hears tells whether the peer's packets came lately: a flow in one direction only is
 // idle at the other end, and no less alive.
-func (e *entry) hears(now time.Time) bool {
+func (e *entry) hears(now moment) bool {
 	return e.health != nil && e.health.in > 0 && now.Sub(e.health.still) < e.t.idle
 }
 
@@ -121,8 +121,8 @@ func enough(loss float64) uint64 {
 type healthState struct {
 	worker  *worker // lists rules
 	armed   bool
-	listing uint64         // number of the last
-	ended   [128]time.Time // listings, by number
+	listing uint64      // number of the last
+	ended   [128]moment // listings, by number
 	lag     time.Duration
 }
 
@@ -183,7 +183,7 @@ func (l *loop) countRules() {
 			l.timers.add(time.Now().Add(min(rest, healthRest)), l.countRules)
 			if err == nil { // a switch that does not answer is seen to elsewhere
 				l.health.lag = healthLag + 10*took
-				l.health.ended[n%uint64(len(l.health.ended))] = ended
+				l.health.ended[n%uint64(len(l.health.ended))] = l.at(ended)
 				l.counted(stats, began, ended)
 			}
 		})
@@ -191,9 +191,9 @@ func (l *loop) countRules() {
 }
 
 // endedAt is when one of our listings had ended; zero: too long ago, or never.
-func (s *healthState) endedAt(n uint64) time.Time {
+func (s *healthState) endedAt(n uint64) moment {
 	if n == 0 || n > s.listing || s.listing-n >= uint64(len(s.ended)) {
-		return time.Time{}
+		return 0
 	}
 	return s.ended[n%uint64(len(s.ended))]
 }
@@ -217,7 +217,7 @@ func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 		}
 		switch s.Rule.Direction {
 		case Inbound:
-			if e.health.listed(s.Packets, began, ended) && e.peer.linked {
+			if e.health.listed(s.Packets, l.at(began), l.at(ended)) && e.peer.linked {
 				broken[e] = true
 			}
 		case Outbound:
@@ -231,7 +231,7 @@ func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 	}
 	now := time.Now()
 	for _, e := range sorted(broken) {
-		l.log.Warn("bypass: the path drops this flow's packets though probes pass", "flow", e.flow().String(), "local", e.t.tuple.local.String(), "remote", e.t.tuple.remote.String())
+		l.log.Warn("bypass: the path drops this flow's packets though probes pass", "flow", e.flow().String(), "underlay", e.t.tuple.flow().String())
 		l.step(e, input{event: evLeave, reason: ReasonFlowBroken}, now)
 	}
 	for _, p := range l.peers {
@@ -305,7 +305,7 @@ func (l *loop) onCounters(p *peer, m message, now time.Time) {
 	ack := l.health.endedAt(m.Ack)
 	for i, id := range m.IDs {
 		if e := p.txns[id]; e != nil && e.t.phase == phaseActive && e.health != nil {
-			e.health.reported(m.Counts[i], ack, now, l.health.lag)
+			e.health.reported(m.Counts[i], ack, l.at(now), l.health.lag)
 		}
 	}
 }

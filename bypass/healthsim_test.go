@@ -13,11 +13,11 @@ import (
 type counterSim struct {
 	chance     *rand.Rand
 	lag        time.Duration
-	next       time.Time
+	next       moment
 	real, seen uint64
 }
 
-func (c *counterSim) at(now time.Time) uint64 {
+func (c *counterSim) at(now moment) uint64 {
 	if !now.Before(c.next) {
 		c.seen = c.real
 		c.next = now.Add(c.lag)
@@ -30,7 +30,7 @@ func (c *counterSim) at(now time.Time) uint64 {
 
 // reportSim is a Counters message under way.
 type reportSim struct {
-	arrives  time.Time
+	arrives  moment
 	seq, ack uint64
 	sent     uint64
 }
@@ -42,12 +42,12 @@ func simulate(seed uint64, lag, delay time.Duration, loss int, breaks time.Durat
 	const step, listing = 25 * time.Millisecond, 500 * time.Millisecond
 	chance := rand.New(rand.NewPCG(seed, 1))
 	out, in := &counterSim{chance: chance, lag: lag}, &counterSim{chance: chance, lag: lag}
-	start := time.Unix(0, 0)
+	start := moment(1)
 	h := newHealth()
 	var toReceiver, toSender []reportSim
 	var outSeq, inSeq, heardBySender, heardByReceiver uint64
-	ended := map[uint64]time.Time{}
-	send := func(list []reportSim, now time.Time, r reportSim) []reportSim {
+	ended := map[uint64]moment{}
+	send := func(list []reportSim, now moment, r reportSim) []reportSim {
 		r.arrives = now.Add(time.Duration(chance.Int64N(int64(delay))))
 		if n := len(list); n > 0 && r.arrives.Before(list[n-1].arrives) {
 			r.arrives = list[n-1].arrives // in order
@@ -124,11 +124,11 @@ func TestEnough(t *testing.T) {
 // The two rules that keep lag out, one by one: a base is only what was sent after our
 // counter had come to rest, and two moves of the sender's counter are needed.
 func TestHealthRules(t *testing.T) {
-	at := func(ms int) time.Time { return time.Unix(100, 0).Add(time.Duration(ms) * time.Millisecond) }
+	at := func(ms int) moment { return moment(100 * time.Second).Add(time.Duration(ms) * time.Millisecond) }
 	running := func() *health {
 		h := newHealth()
 		for i := range 10 {
-			h.reported(uint64(1000+i), time.Time{}, at(-100), healthLag)
+			h.reported(uint64(1000+i), 0, at(-100), healthLag)
 		}
 		require.False(t, h.listed(1009, at(-10), at(0)))
 		return h
@@ -153,11 +153,11 @@ func TestHealthRules(t *testing.T) {
 	require.True(t, h.listed(1009, at(4500), at(4600)))
 	require.False(t, judged(newHealth()), "nothing was sent")
 	h = newHealth()
-	h.reported(5, time.Time{}, at(0), healthLag)
+	h.reported(5, 0, at(0), healthLag)
 	require.False(t, h.listed(0, at(5000), at(5000)), "one move")
-	h.reported(6, time.Time{}, at(5000), healthLag)
+	h.reported(6, 0, at(5000), healthLag)
 	require.True(t, h.listed(0, at(6500), at(6500)))
-	h.reported(3, time.Time{}, at(7000), healthLag)
+	h.reported(3, 0, at(7000), healthLag)
 	require.False(t, h.listed(0, at(9000), at(9000)), "the sender's counter began anew")
 }
 

@@ -117,8 +117,8 @@ func (l *loop) abandon(e *entry, now time.Time) {
 	if e.t.phase == phaseOverlay {
 		return
 	}
-	if e.t.tuple.remote.Port() != 0 {
-		l.ports.free(e.t.tuple, now.Add(max(l.cfg.Quarantine, l.longestLease(e.peer))))
+	if e.t.tuple.dp != 0 {
+		l.ports.free(e.t.tuple.tuple(), now.Add(max(l.cfg.Quarantine, l.longestLease(e.peer))))
 	}
 	e.peer.live[e.id.proto]--
 	delete(l.byRule, e.t.rule)

@@ -17,13 +17,13 @@ import (
 // (the switch's tables, in order; see change.go), inject (frames), look (routes),
 // guard (the host's) and health.worker (counters).
 type loop struct {
-	cfg     HostConfig
-	limits  limits
-	log     *slog.Logger
-	started time.Time // moments count from here
-	codec   *codec
-	epoch   uint64
-	dp      Datapath
+	clock  // of its moments
+	cfg    HostConfig
+	limits limits
+	log    *slog.Logger
+	codec  *codec
+	epoch  uint64
+	dp     Datapath
 
 	box                 *mailbox
 	change              *queue[pending]
@@ -31,8 +31,8 @@ type loop struct {
 	asked, heard        atomic.Int32 // jobs that wait: from the packet path, from the network
 	cancel              context.CancelFunc
 	wg                  sync.WaitGroup
-	draw                func() uint64                                       // chance
-	next                func(txn, input, time.Time, limits) (txn, []action) // step
+	draw                func() uint64                                    // chance
+	next                func(txn, input, moment, limits) (txn, []action) // step
 
 	timers  timers
 	ports   *ports
@@ -89,13 +89,15 @@ func (h *Host) start(ctx context.Context) (*loop, error) {
 
 // newLoop makes a loop in which nothing runs yet.
 func newLoop(cfg HostConfig, c *codec, dp Datapath) *loop {
+	begun := clock{time.Now()}
 	l := &loop{
+		clock: begun, timers: timers{clock: begun},
 		cfg: cfg, log: cfg.Logger, codec: c, dp: dp, draw: randomUint64, next: step, epoch: randomUint64(),
 		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, drain: cfg.Drain},
 		box:    newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
 		ports:   newPorts(cfg.Ports, randomUint64),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
-		byRule: make(map[uint32]*entry), started: time.Now(),
+		byRule: make(map[uint32]*entry),
 	}
 	l.base.init()
 	l.health = healthState{worker: newWorker(), lag: healthLag}
@@ -255,11 +257,11 @@ func (l *loop) onDatapath(e Event) {
 		l.log.Warn("bypass: switch connection lost", "err", e.Err)
 	case RuleIdle:
 		if f := l.byRule[e.ID]; f != nil {
-			l.step(f, input{event: evIdle, closes: f.peer.linked && !f.hears(now)}, now)
+			l.step(f, input{event: evIdle, closes: f.peer.linked && !f.hears(l.at(now))}, now)
 		}
 	case RuleLost:
 		if f := l.byRule[e.ID]; f != nil {
-			l.log.Warn("bypass: a rule of ours is gone: its leases ran out, or somebody else deleted it", "flow", f.t.flow.String(), "direction", e.Direction.String())
+			l.log.Warn("bypass: a rule of ours is gone: its leases ran out, or somebody else deleted it", "flow", f.flow().String(), "direction", e.Direction.String())
 			l.step(f, input{event: evLeave, reason: ReasonFlowLost}, now)
 		}
 		l.restore(now)

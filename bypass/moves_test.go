@@ -43,7 +43,7 @@ func TestPace(t *testing.T) {
 		if n%2 == 0 {
 			l.onFlowMessage(p, message{Kind: msgReject, ID: id, Reason: ReasonPolicy}, now)
 		} else {
-			tu := p.txns[id].t.tuple
+			tu := p.txns[id].t.tuple.tuple()
 			l.onFlowMessage(p, message{Kind: msgAccept, ID: id, Local: tu.remote, Remote: tu.local}, now)
 			l.settle()
 			l.onFlowMessage(p, message{Kind: msgDone, ID: id}, now)

@@ -24,7 +24,7 @@ type peer struct {
 	// What its flows use: the addresses of the proof under which they began.
 	pair     AddrPair
 	hop      uint32
-	flows    map[*entry]bool
+	flows    map[*entry]struct{}
 	txns     map[uint64]*entry // by their IDs, while they run
 	lastPair *AddrPair         // as last shared by what is shown of flows
 	queue    moves             // wanted flows that wait for others to have moved
@@ -49,7 +49,7 @@ func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
 	p := l.peers[k]
 	if p == nil {
 		l.base.lastPeer++
-		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]bool), txns: make(map[uint64]*entry)}
+		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]struct{}), txns: make(map[uint64]*entry)}
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
 			trust: &l.cfg.Trust, lease: l.cfg.Lease, mtu: m.cfg.MTU, ports: l.ports, ruleID: l.ruleID, draw: l.draw,

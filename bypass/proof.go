@@ -125,8 +125,9 @@ const (
 type proofAction interface{ isProofAction() }
 
 type (
-	tell struct{ message message } // over the link
-	emit struct{ frame []byte }    // out of the uplink
+	tell  struct{ message message } // over the link
+	emit  struct{ frame []byte }    // out of the uplink
+	apply struct{ change Change }   // answered by applied
 )
 
 func (tell) isProofAction()  {}

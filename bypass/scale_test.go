@@ -154,6 +154,16 @@ func (l *loop) settle() {
 	}
 }
 
+// pass lets the deadlines run out of flows that are set up; those that were met are
+// forgotten.
+func (l *loop) pass() {
+	for _, t := range l.timers.due(time.Now().Add(time.Minute)) {
+		if t.flow != nil {
+			l.timeout(t.flow, t.at)
+		}
+	}
+}
+
 // bypassMany makes many flows active, at the initiator or at the responder.
 func bypassMany(l *loop, m *Member, initiator bool) {
 	now := time.Now()
@@ -175,11 +185,13 @@ func bypassMany(l *loop, m *Member, initiator bool) {
 		}
 		l.request(m, f, Verdict{Bypass: true}, now)
 		t := &m.find(f).t
-		l.onFlowMessage(p, message{Kind: msgAccept, ID: t.id, Local: t.tuple.remote, Remote: t.tuple.local}, now)
+		wire := t.tuple.tuple()
+		l.onFlowMessage(p, message{Kind: msgAccept, ID: t.id, Local: wire.remote, Remote: wire.local}, now)
 		l.settle()
 		l.onFlowMessage(p, message{Kind: msgDone, ID: t.id}, now)
 		l.settle()
 	}
+	l.pass()
 }
 
 // memoryCases are the ends of a flow's life that cost most.
@@ -189,9 +201,9 @@ var memoryCases = []struct {
 	state State
 	fill  func(*loop, *Member)
 }{
-	{"initiator", 900, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, true) }},
-	{"responder", 900, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, false) }},
-	{"overlay", 600, OnOverlay, func(l *loop, m *Member) {
+	{"initiator", 500, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, true) }},
+	{"responder", 500, Bypassed, func(l *loop, m *Member) { bypassMany(l, m, false) }},
+	{"overlay", 330, OnOverlay, func(l *loop, m *Member) {
 		for _, p := range l.peers {
 			p.proof.phase, p.proof.reason = proofFailed, ReasonProofTimeout
 		}
@@ -201,8 +213,9 @@ var memoryCases = []struct {
 	}},
 }
 
-// TestMemory: what a host keeps for each of very many flows. A Datapath's books are
-// not in it.
+// TestMemory: what a host keeps for each of very many flows. A Datapath's books are not
+// in it, nor is the Network's flow table: their tests of this name bound them so that all
+// three together stay below 1,000 bytes for a bypassed flow.
 func TestMemory(t *testing.T) {
 	for _, c := range memoryCases {
 		if c.name == "responder" {

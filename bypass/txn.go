@@ -67,31 +67,31 @@ func (p phase) state() State {
 	return Moving
 }
 
-// txn is all that one end knows of a transaction. It is a value: step takes one
-// and returns the next, and touches nothing else.
+// txn is all that one end knows of a transaction, but for its flow, which the entry
+// has. It is a value: step takes one and returns the next, and touches nothing else.
+// There are very many of them, so that the order of the fields counts.
 type txn struct {
-	phase     phase
-	id        uint64
-	initiator bool
-	flow      Flow // Src is the local workload
-	ends      ends
-	tuple     tuple // underlay; a port that is not known yet is 0
-	hop       uint32
-	lease     uint32 // number of the peer's lease
-	rule      uint32 // ID of its rules
-	idle      time.Duration
-	proof     uint64
+	id    uint64
+	proof uint64
+	idle  time.Duration
+	ends  ends
+	hop   uint32
+	lease uint32    // number of the peer's lease
+	rule  uint32    // ID of its rules
+	tuple fiveTuple // underlay, from here
 
-	offered  time.Time // when the Offer was sent
-	deadline time.Time // when a deadline event is due; zero = none
-	closing  time.Time // since when a Close is unanswered on this link
-	giveUp   time.Time // when the peer's outbound must have ended without an answer
-	reason   Reason    // why it leaves or left
-	peerOff  bool      // the peer's outbound is off, or will never be
-	answer   bool      // the peer waits for a CloseAck
-	detached bool      // the workload's port may be another's soon: nothing may reach it
-	cutting  bool      // the pending change takes both rules off
-	bare     bool      // neither rule is in the switch any more
+	phase     phase
+	initiator bool
+	reason    Reason // why it leaves or left
+	peerOff   bool   // the peer's outbound is off, or will never be
+	answer    bool   // the peer waits for a CloseAck
+	detached  bool   // the workload's port may be another's soon: nothing may reach it
+	cutting   bool   // the pending change takes both rules off
+	bare      bool   // neither rule is in the switch any more
+
+	since    moment // when the Offer was sent; since when a Close is unanswered on this link
+	deadline moment // when a deadline event is due; zero = none
+	giveUp   moment // when the peer's outbound must have ended without an answer
 }
 
 // limits are the times that a transaction runs by.
@@ -138,24 +138,24 @@ type input struct {
 	closes bool // evIdle: the peer can be told, and sends nothing either
 }
 
-// action is what a step wants done: send, apply, free or sever.
+// action is what a step wants done: send, rewrite, free or sever.
 type action interface{ isAction() }
 
 type (
-	send  struct{ kind kind }     // the caller fills in the message from the txn
-	apply struct{ change Change } // answered by evApplied, evFailed or evUnsure
-	free  struct{ tuple tuple }   // into quarantine
-	sever struct{}                // the path to the peer, which does not answer our Close
+	send    struct{ kind kind }               // the caller fills in the message from the txn
+	rewrite struct{ add, remove []Direction } // the rules; answered by evApplied, evFailed or evUnsure
+	free    struct{ tuple fiveTuple }         // into quarantine
+	sever   struct{}                          // the path to the peer, which does not answer our Close
 )
 
-func (send) isAction()  {}
-func (apply) isAction() {}
-func (free) isAction()  {}
-func (sever) isAction() {}
+func (send) isAction()    {}
+func (rewrite) isAction() {}
+func (free) isAction()    {}
+func (sever) isAction()   {}
 
 // step is the transaction's whole logic: pure, no I/O. Events that a phase does not
 // expect (late, repeated, reordered) leave it as it is; a Close is always answered.
-func step(t txn, in input, now time.Time, lim limits) (txn, []action) {
+func step(t txn, in input, now moment, lim limits) (txn, []action) {
 	switch {
 	case in.event == evLeave && in.reason == ReasonDetached:
 		t.detached = true

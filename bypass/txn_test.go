@@ -2,7 +2,6 @@ package bypass
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +14,8 @@ var testLimits = limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 *
 func testTxn() txn {
 	return txn{
 		id: 7, rule: 9, hop: 1, lease: 2, idle: time.Minute,
-		flow:  Flow{TCP, netip.MustParseAddrPort("192.168.7.1:40000"), netip.MustParseAddrPort("192.168.7.2:80")},
 		ends:  ends{Ofport: 3, LocalMAC: macA, RemoteMAC: macB},
-		tuple: tuple{TCP, netip.MustParseAddrPort("10.0.0.1:61441"), netip.MustParseAddrPort("10.0.0.2:61442")},
+		tuple: fiveTuple{[4]byte{10, 0, 0, 1}, [4]byte{10, 0, 0, 2}, 61441, 61442, TCP},
 	}
 }
 
@@ -32,12 +30,12 @@ func words(acts []action) string {
 			out = append(out, "free")
 		case sever:
 			out = append(out, "sever")
-		case apply:
-			for _, r := range a.change.Add {
-				out = append(out, "+"+r.Direction.String())
+		case rewrite:
+			for _, d := range a.add {
+				out = append(out, "+"+d.String())
 			}
-			for _, r := range a.change.Remove {
-				out = append(out, "-"+r.Direction.String())
+			for _, d := range a.remove {
+				out = append(out, "-"+d.String())
 			}
 		}
 	}
@@ -95,7 +93,7 @@ func TestStep(t *testing.T) {
 		"late close is answered":  join(up, down[:3], []leg{{evClose, phaseDraining, "close-ack"}, {evDeadline, phaseRemoving, "-inbound"}, {evClose, phaseRemoving, "close-ack"}}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			now := time.Unix(1000, 0)
+			now := moment(1000 * time.Second)
 			tx := testTxn()
 			for i, l := range script {
 				in := input{event: l.event, closes: name == "idle, with a link"}
@@ -125,7 +123,7 @@ func TestCloseIsRepeated(t *testing.T) {
 }
 
 func closeIsRepeated(t *testing.T, reason Reason, patience int) {
-	now := time.Unix(1000, 0)
+	now := moment(1000 * time.Second)
 	tx := testTxn()
 	tx.phase = phaseActive
 	tx, _ = step(tx, input{event: evLeave, reason: reason}, now, testLimits)
@@ -152,7 +150,7 @@ func closeIsRepeated(t *testing.T, reason Reason, patience int) {
 // An Accept that comes later than the Offer's time is not used: the peer may have
 // taken its inbound down already.
 func TestLateAccept(t *testing.T) {
-	now := time.Unix(1000, 0)
+	now := moment(1000 * time.Second)
 	tx, _ := step(testTxn(), input{event: evStart}, now, testLimits)
 	tx, acts := step(tx, input{event: evAccept}, now.Add(testLimits.answer+1), testLimits)
 	require.Equal(t, phaseOverlay, tx.phase)
@@ -163,7 +161,7 @@ func TestLateAccept(t *testing.T) {
 // order, an inbound is only removed with the own outbound gone, and every phase but
 // overlay and active ends by itself (a deadline, or a change that is pending).
 func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
-	now := time.Unix(1000, 0)
+	now := moment(1000 * time.Second)
 	reach := map[phase][]event{
 		phaseOverlay: {}, phaseOffered: {evStart}, phaseInstalling: {evStart, evAccept}, phaseConfirming: {evStart, evAccept, evApplied},
 		phasePreparing: {evOffer}, phaseAccepted: {evOffer, evApplied}, phaseCompleting: {evOffer, evApplied, evConfirm},
@@ -183,14 +181,14 @@ func TestEveryPhaseMeetsEveryEvent(t *testing.T) {
 				next, acts := step(tx, input{event: e, reason: ReasonPolicy}, now, testLimits)
 				pending := false
 				for _, a := range acts {
-					if c, ok := a.(apply); ok {
+					if c, ok := a.(rewrite); ok {
 						pending = true
-						for _, r := range c.change.Add {
+						for _, d := range c.add {
 							again := p == phaseActive && e == evIdle // it was there until now
-							require.True(t, again || r.Direction == Inbound || next.phase == phaseInstalling || next.phase == phaseCompleting)
+							require.True(t, again || d == Inbound || next.phase == phaseInstalling || next.phase == phaseCompleting)
 						}
-						for _, r := range c.change.Remove {
-							require.True(t, r.Direction == Outbound || next.phase == phaseRemoving, "inbound removed in %v", next.phase)
+						for _, d := range c.remove {
+							require.True(t, d == Outbound || next.phase == phaseRemoving, "inbound removed in %v", next.phase)
 						}
 					}
 				}

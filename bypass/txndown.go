@@ -1,10 +1,8 @@
 package bypass
 
-import "time"
-
 // The way down: from an active bypass back to the overlay.
 
-func (t txn) onActive(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onActive(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in).unbind(now, lim)
@@ -13,7 +11,7 @@ func (t txn) onActive(in input, now time.Time, lim limits) (txn, []action) {
 			t.reason = ReasonIdle
 			return t.unbind(now, lim)
 		}
-		return t, []action{apply{Change{Add: []Rule{t.outbound()}}}}
+		return t, []action{rewrite{add: []Direction{Outbound}}}
 	case evFailed, evUnsure: // of that
 		t.reason = ReasonSwitch
 		return t.unbind(now, lim)
@@ -21,7 +19,7 @@ func (t txn) onActive(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onUnbinding(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onUnbinding(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evClose, evCloseAck, evPeerReset:
 		return t.wish(in), nil
@@ -42,7 +40,7 @@ func (t txn) onUnbinding(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onClosing(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evClose, evCloseAck, evPeerReset:
 		return t.wish(in).drain(now, lim)
@@ -51,7 +49,7 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 			return t.unbind(now, lim)
 		}
 	case evLinkUp:
-		t.closing, t.deadline = now, now.Add(lim.retry)
+		t.since, t.deadline = now, now.Add(lim.retry)
 		return t, []action{send{msgClose}}
 	case evDeadline:
 		if !now.Before(t.giveUp) {
@@ -62,7 +60,7 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 		if t.reason == ReasonIdle { // nothing is sent, nobody has withdrawn: it may wait
 			patience = lim.lease
 		}
-		if now.Sub(t.closing) < patience {
+		if now.Sub(t.since) < patience {
 			return t, []action{send{msgClose}}
 		}
 		return t, []action{send{msgClose}, sever{}}
@@ -70,7 +68,7 @@ func (t txn) onClosing(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onDraining(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onDraining(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evClose:
 		return t, []action{send{msgCloseAck}}
@@ -84,7 +82,7 @@ func (t txn) onDraining(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onRemoving(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onRemoving(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evClose:
 		return t, []action{send{msgCloseAck}}
@@ -100,25 +98,25 @@ func (t txn) onRemoving(in input, now time.Time, lim limits) (txn, []action) {
 
 // unbind takes our outbound off. If the workload is gone its inbound goes with it: who
 // has the port next must not get what is still in flight.
-func (t txn) unbind(time.Time, limits) (txn, []action) {
-	t.phase, t.deadline, t.cutting = phaseUnbinding, time.Time{}, t.detached
-	c := Change{Remove: []Rule{t.outbound()}}
+func (t txn) unbind(moment, limits) (txn, []action) {
+	t.phase, t.deadline, t.cutting = phaseUnbinding, 0, t.detached
+	off := []Direction{Outbound}
 	if t.cutting {
-		c.Remove = append(c.Remove, t.inbound())
+		off = append(off, Inbound)
 	}
-	return t, []action{apply{c}}
+	return t, []action{rewrite{remove: off}}
 }
 
 // close asks the peer to take its outbound off, until it says so. If it never does,
 // the path was severed long before, and its outbound lease has run out twice.
-func (t txn) close(now time.Time, lim limits) (txn, []action) {
-	t.phase, t.closing, t.giveUp = phaseClosing, now, now.Add(2*lim.lease)
+func (t txn) close(now moment, lim limits) (txn, []action) {
+	t.phase, t.since, t.giveUp = phaseClosing, now, now.Add(2*lim.lease)
 	t.deadline = now.Add(lim.retry)
 	return t, []action{send{msgClose}}
 }
 
 // drain: both outbounds are off; packets in flight still arrive.
-func (t txn) drain(now time.Time, lim limits) (txn, []action) {
+func (t txn) drain(now moment, lim limits) (txn, []action) {
 	var acts []action
 	if t.answer {
 		acts, t.answer = []action{send{msgCloseAck}}, false
@@ -128,9 +126,9 @@ func (t txn) drain(now time.Time, lim limits) (txn, []action) {
 }
 
 // remove takes our inbound off, at once.
-func (t txn) remove(time.Time, limits) (txn, []action) {
-	t.phase, t.deadline = phaseRemoving, time.Time{}
-	return t, []action{apply{Change{Remove: []Rule{t.inbound()}}}}
+func (t txn) remove(moment, limits) (txn, []action) {
+	t.phase, t.deadline = phaseRemoving, 0
+	return t, []action{rewrite{remove: []Direction{Inbound}}}
 }
 
 // untold: the flow leaves here, and the peer may still send.
@@ -140,23 +138,25 @@ func (t txn) untold() bool {
 
 // gone is the end: nothing of ours is in the switch.
 func (t txn) gone() txn {
-	t.phase, t.deadline = phaseOverlay, time.Time{}
+	t.phase, t.deadline = phaseOverlay, 0
 	return t
 }
 
-// outbound is the rule from the workload to the provider's network.
-func (t txn) outbound() Rule {
-	return Rule{
-		ID: t.rule, Direction: Outbound, Flow: t.flow, Local: t.tuple.local, Remote: t.tuple.remote,
-		LocalMAC: t.ends.LocalMAC, RemoteMAC: t.ends.RemoteMAC, Ofport: t.ends.Ofport,
-		Hop: t.hop, Peer: t.lease, Idle: t.idle,
+// rules are those of flow f that t has the switch hold. An inbound one, from the
+// provider's network to the workload, never expires by itself while its peer has a
+// lease: who sends to it may be silent for long.
+func (t *txn) rules(f fiveTuple, dirs []Direction) []Rule {
+	rules := make([]Rule, 0, len(dirs))
+	wire := t.tuple.flow()
+	for _, d := range dirs {
+		r := Rule{
+			ID: t.rule, Direction: d, Flow: f.flow(), Local: wire.Src, Remote: wire.Dst,
+			LocalMAC: t.ends.LocalMAC, RemoteMAC: t.ends.RemoteMAC, Ofport: t.ends.Ofport, Peer: t.lease,
+		}
+		if d == Outbound {
+			r.Hop, r.Idle = t.hop, t.idle
+		}
+		rules = append(rules, r)
 	}
-}
-
-// inbound is the rule from the provider's network to the workload. It never expires
-// by itself while its peer has a lease: who sends to it may be silent for long.
-func (t txn) inbound() Rule {
-	r := t.outbound()
-	r.Direction, r.Hop, r.Idle = Inbound, 0, 0
-	return r
+	return rules
 }

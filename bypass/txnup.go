@@ -1,31 +1,29 @@
 package bypass
 
-import "time"
-
 // The way up: from the overlay to an active bypass.
 
-func (t txn) onOverlay(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onOverlay(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evStart:
 		t.phase, t.initiator = phaseOffered, true
-		t.offered, t.deadline = now, now.Add(lim.answer)
+		t.since, t.deadline = now, now.Add(lim.answer)
 		return t, []action{send{msgOffer}}
 	case evOffer:
 		t.phase, t.initiator = phasePreparing, false
-		return t, []action{apply{Change{Add: []Rule{t.inbound()}}}}
+		return t, []action{rewrite{add: []Direction{Inbound}}}
 	}
 	return t, nil
 }
 
-func (t txn) onOffered(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onOffered(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evAccept:
-		if now.Sub(t.offered) > lim.answer { // late: B keeps its inbound only so long
+		if now.Sub(t.since) > lim.answer { // late: B keeps its inbound only so long
 			t.reason = ReasonTimeout
 			return t.gone(), []action{send{msgClose}, free{t.tuple}}
 		}
-		t.phase, t.deadline = phaseInstalling, time.Time{}
-		return t, []action{apply{Change{Add: []Rule{t.inbound(), t.outbound()}}}}
+		t.phase, t.deadline = phaseInstalling, 0
+		return t, []action{rewrite{add: []Direction{Inbound, Outbound}}}
 	case evReject:
 		t.reason = in.reason
 		return t.gone(), []action{free{t.tuple}}
@@ -63,7 +61,7 @@ func (t txn) wish(in input) txn {
 	return t
 }
 
-func (t txn) onInstalling(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onInstalling(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in), nil
@@ -87,10 +85,10 @@ func (t txn) onInstalling(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onConfirming(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onConfirming(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evDone:
-		t.phase, t.deadline = phaseActive, time.Time{}
+		t.phase, t.deadline = phaseActive, 0
 		return t, nil
 	case evDeadline:
 		t.reason = ReasonTimeout
@@ -101,7 +99,7 @@ func (t txn) onConfirming(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onPreparing(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onPreparing(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in), nil
@@ -136,11 +134,11 @@ func (t txn) refusal() action {
 	return send{msgReject}
 }
 
-func (t txn) onAccepted(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onAccepted(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evConfirm:
-		t.phase, t.deadline = phaseCompleting, time.Time{}
-		return t, []action{apply{Change{Add: []Rule{t.outbound()}}}}
+		t.phase, t.deadline = phaseCompleting, 0
+		return t, []action{rewrite{add: []Direction{Outbound}}}
 	case evClose:
 		t = t.wish(in)
 		return t.drain(now, lim)
@@ -160,7 +158,7 @@ func (t txn) onAccepted(in input, now time.Time, lim limits) (txn, []action) {
 	return t, nil
 }
 
-func (t txn) onCompleting(in input, now time.Time, lim limits) (txn, []action) {
+func (t txn) onCompleting(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
 	case evLeave, evClose, evPeerReset:
 		return t.wish(in), nil

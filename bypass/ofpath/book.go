@@ -7,7 +7,6 @@ import (
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/ofctl"
-	"github.com/viasnet/vias/tap"
 )
 
 // ruleKey names a rule of this epoch.
@@ -17,15 +16,13 @@ type ruleKey struct {
 }
 
 // matchKey is what makes two flows of rules the same one: their match, but for the
-// uplink's port, which may move. There are very many of them, so it is small; rules are
-// IPv4's. A listen rule's zero source is any.
+// uplink's port, which may move. Rules are IPv4's. A listen rule's zero source is any.
 type matchKey struct {
-	dir        bypass.Direction
-	proto      bypass.Proto
-	sp, dp     uint16
-	src, dst   [4]byte
-	ofport     uint32 // outbound only, as are the MACs
-	smac, dmac tap.MAC
+	dir      bypass.Direction
+	proto    bypass.Proto
+	sp, dp   uint16
+	src, dst [4]byte
+	ends     // outbound only
 }
 
 // keyOf is the key of a flow in the switch.
@@ -33,7 +30,7 @@ func keyOf(dir bypass.Direction, m ofctl.Match) matchKey {
 	h := headerOf(m)
 	k := matchKey{dir: dir, proto: h.proto, sp: h.sp, dp: h.dp, src: four(h.src), dst: four(h.dst)}
 	if dir == bypass.Outbound {
-		k.ofport, k.smac, k.dmac = h.inPort, h.smac, h.dmac
+		k.ends = ends{h.inPort, h.smac, h.dmac}
 	}
 	return k
 }
@@ -44,7 +41,7 @@ func keyOfRule(r *bypass.Rule) matchKey {
 	k := matchKey{dir: r.Direction, proto: r.Flow.Proto}
 	if r.Direction == bypass.Outbound {
 		from, to = r.Flow.Src, r.Flow.Dst
-		k.ofport, k.smac, k.dmac = r.Ofport, r.LocalMAC, r.RemoteMAC
+		k.ends = ends{r.Ofport, r.LocalMAC, r.RemoteMAC}
 	}
 	k.src, k.sp, k.dst, k.dp = four(from.Addr()), from.Port(), four(to.Addr()), to.Port()
 	return k
@@ -67,33 +64,6 @@ type entry struct {
 }
 
 func (e *entry) key() ruleKey { return ruleKey{e.dir, e.id} }
-
-// index is the rules of this epoch that should be in the switch. The switch knows
-// them by their matches only.
-type index struct {
-	rules   map[ruleKey]entry
-	byMatch map[matchKey]uint32 // IDs
-}
-
-func newIndex() index {
-	return index{map[ruleKey]entry{}, map[matchKey]uint32{}}
-}
-
-// put adds e in place of the rules that had its ID or its match.
-func (x index) put(e entry) {
-	x.drop(e.key())
-	if other, taken := x.byMatch[e.matchKey]; taken {
-		x.drop(ruleKey{e.dir, other})
-	}
-	x.rules[e.key()], x.byMatch[e.matchKey] = e, e.id
-}
-
-func (x index) drop(k ruleKey) {
-	if old, there := x.rules[k]; there {
-		delete(x.rules, k)
-		delete(x.byMatch, old.matchKey)
-	}
-}
 
 // lessee is whose tether it is.
 type lessee struct {
@@ -220,10 +190,10 @@ func (b *booking) untether(e bypass.Lease) {
 		was = was || held
 		delete(b.d.held, k)
 	}
-	for k, r := range b.d.installed.rules {
-		if was && k.dir != bypass.Listen && r.peer == e.Peer {
-			b.keep(k)
-			b.d.installed.drop(k)
+	for r := range b.d.installed.all() {
+		if was && r.dir != bypass.Listen && r.peer == e.Peer {
+			b.keep(r.key())
+			b.d.installed.drop(r.key())
 		}
 	}
 }
@@ -232,10 +202,10 @@ func (b *booking) add(r bypass.Rule) {
 	b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: b.l.rule(r)})
 	e := entry{keyOfRule(&r), r.ID, r.Peer, b.d.clock(b.now)}
 	b.keep(e.key())
-	if old, there := b.d.installed.rules[e.key()]; there && old.matchKey != e.matchKey {
+	if old, there := b.d.installed.get(e.key()); there && old.matchKey != e.matchKey {
 		b.last = append(b.last, remove(b.l.named(&old), cookieOfRule)) // the rule gets another match
 	}
-	if other, taken := b.d.installed.byMatch[e.matchKey]; taken {
+	if other, taken := b.d.installed.owner(e.matchKey); taken {
 		b.keep(ruleKey{e.dir, other})
 	}
 	b.d.installed.put(e)
@@ -249,10 +219,10 @@ func (b *booking) add(r bypass.Rule) {
 func (b *booking) remove(r bypass.Rule) {
 	e := entry{matchKey: keyOfRule(&r), id: r.ID, peer: r.Peer}
 	k := e.key()
-	if owner, taken := b.d.installed.byMatch[e.matchKey]; !taken || owner == r.ID {
+	if owner, taken := b.d.installed.owner(e.matchKey); !taken || owner == r.ID {
 		b.last = append(b.last, remove(b.l.named(&e), cookieOfRule))
 	}
-	old, there := b.d.installed.rules[k]
+	old, there := b.d.installed.get(k)
 	if !there {
 		return
 	}
@@ -273,7 +243,7 @@ func (b *booking) keep(k ruleKey) {
 		return
 	}
 	b.rules[k] = nil
-	if old, there := b.d.installed.rules[k]; there {
+	if old, there := b.d.installed.get(k); there {
 		b.rules[k] = &old
 	}
 }

@@ -135,7 +135,7 @@ func (d *datapath) intactLocked(flows []ofctl.FlowStat) bool {
 			return false
 		}
 	}
-	for _, r := range d.installed.rules {
+	for r := range d.installed.all() {
 		if cookie, ok := rules[r.matchKey]; !ok || cookie != d.layout.named(&r).Cookie {
 			return false
 		}

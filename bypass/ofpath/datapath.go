@@ -271,7 +271,7 @@ func (d *datapath) Rules(ctx context.Context) ([]bypass.RuleStat, error) {
 			continue
 		}
 		if r.Epoch == d.layout.epoch {
-			r.Rule.ID = d.installed.byMatch[keyOf(r.Rule.Direction, s.Match)]
+			r.Rule.ID, _ = d.installed.owner(keyOf(r.Rule.Direction, s.Match))
 		}
 		list = append(list, r)
 	}

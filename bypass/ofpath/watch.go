@@ -134,8 +134,8 @@ func (d *datapath) flowRemoved(e ofctl.FlowRemoved) {
 	if cookieEpoch(e.Flow.Cookie) != d.layout.epoch {
 		return
 	}
-	id, ours := d.installed.byMatch[keyOf(dir, e.Flow.Match)]
-	old := d.installed.rules[ruleKey{dir, id}]
+	id, ours := d.installed.owner(keyOf(dir, e.Flow.Match))
+	old, _ := d.installed.get(ruleKey{dir, id})
 	if !ours || !d.layout.match(&old.matchKey).Equal(e.Flow.Match) || old.since > d.clock(installed(e)) {
 		return
 	}

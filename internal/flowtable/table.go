@@ -45,30 +45,30 @@ const (
 	OpenedThere
 )
 
-// Entry is one flow. Its counters may be used by any goroutine.
+// Entry is one flow. Its counters may be used by any goroutine. A table has very many
+// entries, so they are kept small.
 type Entry struct {
-	Flow bypass.Flow // Src is the local side
-
 	Out, In Counter
-	opened  atomic.Uint32
-	closed  atomic.Bool
 	seen    atomic.Int64 // Unix ns
-	state   atomic.Uint32
 	peer    atomic.Pointer[overlay.PeerID]
 
 	// Ask belongs to the goroutine that sends the device's frames.
 	Ask Ask
 
+	opened atomic.Uint32
+	state  atomic.Uint32
+	closed atomic.Bool
+	flow   tuple // src is the local side
+
 	mu sync.Mutex // guards what follows
-	// What the Member told last, without what stands above: a table has very many
-	// entries.
+	// What the Member told last, without what stands above.
 	told           bool
+	wire           tuple // on the underlay; zero = none
 	since, retryAt int64 // Unix ns; retryAt 0 = none
-	ports          *underlay
 }
 
-// underlay is where a bypassed flow's packets are.
-type underlay struct{ local, remote netip.AddrPort }
+// Flow as the local side sends it.
+func (e *Entry) Flow() bypass.Flow { return e.flow.flow() }
 
 // Ask is what the sending goroutine remembers of a flow between packets.
 type Ask struct {
@@ -77,7 +77,7 @@ type Ask struct {
 	Ends       unique.Handle[Ends] // for which it gave it
 
 	Base      int64 // bytes before the connection now under way (a reused five-tuple)
-	Next      time.Time
+	Next      int64 // Unix ns
 	NextBytes int64
 }
 
@@ -157,12 +157,12 @@ func (e *Entry) SetReason(r bypass.Reason) {
 func (e *Entry) SetStatus(s bypass.Status) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.told, e.since, e.retryAt, e.ports = true, s.Since.UnixNano(), 0, nil
+	e.told, e.since, e.retryAt, e.wire = true, s.Since.UnixNano(), 0, tuple{}
 	if !s.RetryAt.IsZero() {
 		e.retryAt = s.RetryAt.UnixNano()
 	}
-	if s.Local.IsValid() || s.Remote.IsValid() {
-		e.ports = &underlay{s.Local, s.Remote}
+	if wire, ok := tupleOf(bypass.Flow{Proto: e.flow.proto, Src: s.Local, Dst: s.Remote}); ok {
+		e.wire = wire
 	}
 	e.state.Store(uint32(s.State)<<8 | uint32(s.Reason))
 }
@@ -172,7 +172,7 @@ func (e *Entry) SetStatus(s bypass.Status) {
 func (e *Entry) Status() (s bypass.Status, told bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s = bypass.Status{Flow: e.Flow, Peer: e.Peer(), Since: time.Unix(0, e.since)}
+	s = bypass.Status{Flow: e.Flow(), Peer: e.Peer(), Since: time.Unix(0, e.since)}
 	if !e.told {
 		return s, false
 	}
@@ -180,8 +180,9 @@ func (e *Entry) Status() (s bypass.Status, told bool) {
 	if e.retryAt != 0 {
 		s.RetryAt = time.Unix(0, e.retryAt)
 	}
-	if e.ports != nil {
-		s.Local, s.Remote = e.ports.local, e.ports.remote
+	if e.wire != (tuple{}) {
+		wire := e.wire.flow()
+		s.Local, s.Remote = wire.Src, wire.Dst
 	}
 	return s, true
 }
@@ -200,7 +201,7 @@ type Table struct {
 
 type shard struct {
 	mu    sync.Mutex
-	flows map[key]*Entry
+	flows map[tuple]*Entry
 	_     [40]byte // a cache line each
 }
 
@@ -212,24 +213,35 @@ func New(limit int) *Table {
 	}
 	t := &Table{seed: rand.Uint64() | 1, limit: (limit + shards - 1) / shards}
 	for i := range t.shards {
-		t.shards[i].flows = map[key]*Entry{}
+		t.shards[i].flows = map[tuple]*Entry{}
 	}
 	return t
 }
 
-// key is a Flow in half the bytes, and quicker to hash.
-type key struct {
-	src, dst [16]byte
+// tuple is a Flow in a fifth of the bytes, and quicker to hash. It knows IPv4 only, as
+// the Classifier does.
+type tuple struct {
+	src, dst [4]byte
 	sp, dp   uint16
 	proto    bypass.Proto
 }
 
-func keyOf(f bypass.Flow) key {
-	return key{f.Src.Addr().As16(), f.Dst.Addr().As16(), f.Src.Port(), f.Dst.Port(), f.Proto}
+// tupleOf is f in short; false if it is not IPv4's.
+func tupleOf(f bypass.Flow) (tuple, bool) {
+	src, dst := f.Src.Addr(), f.Dst.Addr()
+	if !src.Is4() || !dst.Is4() {
+		return tuple{}, false
+	}
+	return tuple{src.As4(), dst.As4(), f.Src.Port(), f.Dst.Port(), f.Proto}, true
 }
 
-func (t *Table) shard(k *key) *shard {
-	x := binary.LittleEndian.Uint64(k.src[8:])*t.seed ^ binary.LittleEndian.Uint64(k.dst[8:])
+func (k *tuple) flow() bypass.Flow {
+	return bypass.Flow{Proto: k.proto, Src: netip.AddrPortFrom(netip.AddrFrom4(k.src), k.sp), Dst: netip.AddrPortFrom(netip.AddrFrom4(k.dst), k.dp)}
+}
+
+func (t *Table) shard(k *tuple) *shard {
+	x := uint64(binary.LittleEndian.Uint32(k.src[:]))<<32 | uint64(binary.LittleEndian.Uint32(k.dst[:]))
+	x *= t.seed
 	x = (x ^ uint64(k.sp)<<16 ^ uint64(k.dp) ^ uint64(k.proto)<<40) * t.seed
 	x ^= x >> 29
 	return &t.shards[x*0x9e3779b97f4a7c15>>58]
@@ -237,7 +249,10 @@ func (t *Table) shard(k *key) *shard {
 
 // Get is the flow's entry, or nil.
 func (t *Table) Get(f bypass.Flow) *Entry {
-	k := keyOf(f)
+	k, ok := tupleOf(f)
+	if !ok {
+		return nil
+	}
 	s := t.shard(&k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,9 +260,12 @@ func (t *Table) Get(f bypass.Flow) *Entry {
 }
 
 // Track is the flow's entry; a new one if there was none. nil: the table is full of
-// flows that must stay.
+// flows that must stay, or the flow is not IPv4's.
 func (t *Table) Track(f bypass.Flow, now time.Time) (e *Entry, fresh bool) {
-	k := keyOf(f)
+	k, ok := tupleOf(f)
+	if !ok {
+		return nil, false
+	}
 	s := t.shard(&k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -258,7 +276,7 @@ func (t *Table) Track(f bypass.Flow, now time.Time) (e *Entry, fresh bool) {
 		t.untracked.Add(1)
 		return nil, false
 	}
-	e = &Entry{Flow: f, since: now.UnixNano()}
+	e = &Entry{flow: k, since: now.UnixNano()}
 	e.seen.Store(now.UnixNano())
 	s.flows[k] = e
 	return e, true
@@ -280,7 +298,7 @@ func (t *Table) evictLocked(s *shard) bool {
 	if oldest == nil {
 		return false
 	}
-	delete(s.flows, keyOf(oldest.Flow))
+	delete(s.flows, oldest.flow)
 	t.evicted.Add(1)
 	return true
 }

@@ -65,34 +65,35 @@ func (o *Out) verdict(e *flowtable.Entry, from, to *l2.Station) bypass.Verdict {
 		return a.Verdict
 	}
 	a.Verdict = policy(bypass.Request{
-		Flow: e.Flow, Network: o.Trigger.Network, Peer: to.Peer,
+		Flow: e.Flow(), Network: o.Trigger.Network, Peer: to.Peer,
 		LocalTag: from.Tag, PeerTag: to.Tag, Initiator: true,
 	})
 	a.Generation, a.Ends = generation, unique.Make(ends)
-	a.Next = time.Time{}
+	a.Next = 0
 	return a.Verdict
 }
 
 // due limits how often the Member is asked for one flow.
 func (o *Out) due(e *flowtable.Entry) bool {
-	a := &e.Ask
-	if o.now.Before(a.Next) && e.Total() < a.NextBytes {
+	a, now := &e.Ask, o.now.UnixNano()
+	wait := time.Duration(a.Next - now)
+	if wait > 0 && wait <= askEvery && e.Total() < a.NextBytes { // longer: the clock was set back
 		return false
 	}
-	a.Next, a.NextBytes = o.now.Add(askEvery), e.Total()+askEveryBytes
+	a.Next, a.NextBytes = now+int64(askEvery), e.Total()+askEveryBytes
 	return true
 }
 
 func (o *Out) request(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station) (held bool) {
 	v := e.Ask.Verdict
-	if s, known := o.Trigger.Asker.Status(e.Flow); known && s.State == bypass.OnOverlay && s.RetryAt.After(o.now) {
+	if s, known := o.Trigger.Asker.Status(e.Flow()); known && s.State == bypass.OnOverlay && s.RetryAt.After(o.now) {
 		return false // it failed recently: nobody would come for a held frame
 	}
 	// Hold first: the outcome may come before Request returns.
 	if o.packet.SYN && v.After == 0 {
 		held = o.hold(e, frame, f, v.Hold, from, to)
 	}
-	o.Trigger.Asker.Request(e.Flow, v)
+	o.Trigger.Asker.Request(e.Flow(), v)
 	return held
 }
 
@@ -109,7 +110,7 @@ func (o *Out) hold(e *flowtable.Entry, frame []byte, f tap.Offload, wait time.Du
 	if seg.Complete(whole, f) != nil {
 		return false
 	}
-	h := flowtable.Held{Flow: e.Flow, Peer: to.Peer, Ofport: from.Ofport, Frame: whole, Due: o.now.Add(wait)}
+	h := flowtable.Held{Flow: e.Flow(), Peer: to.Peer, Ofport: from.Ofport, Frame: whole, Due: o.now.Add(wait)}
 	if !o.Trigger.Holds.Put(h) {
 		return false
 	}
