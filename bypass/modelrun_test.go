@@ -49,7 +49,7 @@ func TestModel(t *testing.T) {
 	var met bypass.Meetings
 	n := *schedules
 	if testing.Short() {
-		n = min(n, 100)
+		n = min(n, 50)
 	}
 	t.Run("schedules", func(t *testing.T) {
 		inShards(t, n, func(t *testing.T, seed uint64) bool {
