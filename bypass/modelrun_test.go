@@ -62,16 +62,20 @@ func inShards(t *testing.T, n int, f func(t *testing.T, seed uint64) (enough boo
 func TestModel(t *testing.T) {
 	thrifty(t)
 	var met bypass.Meetings
+	n := *schedules
+	if testing.Short() {
+		n = min(n, 50)
+	}
 	t.Run("schedules", func(t *testing.T) {
-		inShards(t, *schedules, func(t *testing.T, seed uint64) bool {
+		inShards(t, n, func(t *testing.T, seed uint64) bool {
 			violation, trace := scheduled(t, seed, *onlyBug, &met)
 			require.Empty(t, violation, "seed %d; go test -run TestModel -seed %d -schedules 1\n%s", seed, seed, trace)
 			return false
 		})
 	})
 	table, holes := tabulate(&met)
-	t.Logf("%d schedules; how often an event met a phase:\n%s", *schedules, table)
-	if *schedules >= 10_000 {
+	t.Logf("%d schedules; how often an event met a phase:\n%s", n, table)
+	if n >= 10_000 {
 		require.Empty(t, holes, "these never met")
 	}
 }
