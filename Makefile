@@ -4,9 +4,12 @@ SHELL := /bin/bash
 GO ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHTIME ?= 1s
+# Schedules of the bypass's model: one takes about 20 ms of a processor.
+SCHEDULES ?= 10000
+SOAK ?= 60000
 ROOT := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname -s)" = Linux ] && echo yes)
 
-.PHONY: demo test deps lint bench
+.PHONY: demo test soak deps lint bench
 
 # As root: two hosts in namespaces, on real Open vSwitch. Otherwise: in one process.
 ifeq ($(ROOT),yes)
@@ -27,7 +30,12 @@ test:
 	@set -euo pipefail; sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; \
 	race=; if command -v gcc >/dev/null; then race=-race; else echo "no gcc: without the race detector"; fi; \
 	$(GO) build -o "$$sum" ./internal/cmd/testsum; \
-	$(GO) test -json $$race -shuffle=on -count=1 ./... | "$$sum" $(TESTSUM_FLAGS)
+	{ $(GO) test -json $$race -shuffle=on -count=1 ./... || true; \
+	  $(GO) test -json -count=1 -run '^TestModel' ./bypass -schedules $(SCHEDULES) || true; } | "$$sum" $(TESTSUM_FLAGS)
+
+# Minutes of the model's schedules, other ones each time.
+soak:
+	$(GO) test -count=1 -timeout 60m -v -run '^TestModel$$' ./bypass -schedules $(SOAK) -seed $${SEED:-$$(date +%s)000000}
 
 deps:
 	@sh scripts/deps.sh
