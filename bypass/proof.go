@@ -127,7 +127,7 @@ type proofAction interface{ isProofAction() }
 type (
 	tell  struct{ message message } // over the link
 	emit  struct{ frame []byte }    // out of the uplink
-	apply struct{ change Change }   // answered by applied
+	apply struct{ change Change }   // of the Listen rules
 )
 
 func (tell) isProofAction()  {}
