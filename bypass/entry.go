@@ -105,6 +105,19 @@ func (e *entry) goesTo(p *peer) {
 	p.flows[e] = struct{}{}
 }
 
+// prepare makes e's transaction with its peer, which has not begun yet, between the ports
+// of pair, which is taken.
+func (l *loop) prepare(e *entry, id uint64, at Ends, pair tuple) {
+	p := e.peer
+	short, _ := pair.key() // if it were not IPv4's it could not have been taken
+	e.t = txn{
+		id: id, ends: at.rules(), rule: l.ruleID(), hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
+		tuple: short,
+	}
+	e.tags = at.tags()
+	l.byRule[e.t.rule], p.txns[id] = e, e
+}
+
 // sorted lists entries in the order of their coming, so that what happens does not
 // depend on chance, and so that the list may change while it is walked.
 func sorted[V any](entries map[*entry]V) []*entry {

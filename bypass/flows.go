@@ -82,19 +82,6 @@ func (l *loop) begins(e *entry, now time.Time) {
 	l.step(e, input{event: evStart}, now)
 }
 
-// prepare makes e's transaction with its peer, which has not begun yet, between the ports
-// of pair, which is taken.
-func (l *loop) prepare(e *entry, id uint64, at Ends, pair tuple) {
-	p := e.peer
-	short, _ := pair.key() // if it were not IPv4's it could not have been taken
-	e.t = txn{
-		id: id, ends: at.rules(), rule: l.ruleID(), hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
-		tuple: short,
-	}
-	e.tags = at.tags()
-	l.byRule[e.t.rule], p.txns[id] = e, e
-}
-
 // allows asks the Network's policy as it is now.
 func (l *loop) allows(m *Member, f Flow, ends Ends, initiator bool) Verdict {
 	policy := m.policyNow()
