@@ -207,6 +207,11 @@ var Bugs = map[string]func(*Seam){
 			return t, append([]action{send{msgCloseAck}}, acts...)
 		})
 	},
+	"says nothing while its switch is stuck": func(s *Seam) {
+		s.wrap(func(_, is txn, _ input, _ moment, _ limits, acts []action) (txn, []action) {
+			return is, slices.DeleteFunc(acts, func(a action) bool { return a == send{msgLeave} })
+		})
+	},
 	"forgets the policy of live flows": func(s *Seam) {
 		next := s.l.next
 		s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {

@@ -273,7 +273,7 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 	switch m.Kind {
 	case msgOffer:
 		l.offered(p, m, now)
-	case msgAccept, msgConfirm, msgDone, msgReject, msgClose, msgCloseAck:
+	case msgAccept, msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgLeave:
 		l.onFlowMessage(p, m, now)
 	case msgAlive:
 		if p.heeded.allow(now, heedEvery, heedBurst) {
@@ -319,6 +319,8 @@ func (l *loop) onFlowMessage(p *peer, m message, now time.Time) {
 		in.event, in.reason = evClose, closeReason(m.Reason)
 	case msgCloseAck:
 		in.event = evCloseAck
+	case msgLeave:
+		in.event, in.reason = evLeave, closeReason(m.Reason)
 	}
 	l.step(e, in, now)
 }

@@ -92,7 +92,7 @@ func newLoop(cfg HostConfig, c *codec, dp Datapath) *loop {
 	l := &loop{
 		clock: begun, timers: timers{clock: begun},
 		cfg: cfg, log: cfg.Logger, codec: c, dp: dp, draw: randomUint64, next: step, epoch: randomUint64(),
-		limits: limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, drain: cfg.Drain},
+		limits: limits{answer: 2 * time.Second, prompt: 200 * time.Millisecond, retry: time.Second, unsure: 3 * time.Second, drain: cfg.Drain},
 		box:    newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
 		ports:   newPorts(cfg.Ports, randomUint64),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),

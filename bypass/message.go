@@ -33,12 +33,13 @@ const (
 	msgAlive     // these transactions are active here: say Close for those that you do not know
 	msgSync      // tell me which are
 	msgCounters  // so many packets went out by these transactions (health.go)
+	msgLeave     // leave this bypass: my Close will follow
 	kinds
 )
 
 func (k kind) String() string {
 	names := [kinds]string{"?", "offer", "accept", "confirm", "done", "reject", "close", "close-ack",
-		"challenge", "response", "ready", "result", "refuse", "want", "alive", "sync", "counters"}
+		"challenge", "response", "ready", "result", "refuse", "want", "alive", "sync", "counters", "leave"}
 	if k >= kinds {
 		return "?"
 	}
@@ -150,7 +151,7 @@ func (m *message) check() error {
 		case !m.Src.Addr().Is4() || !m.Dst.Addr().Is4(), !m.Local.Addr().Is4() || !m.Remote.Addr().Is4():
 			return errors.New("addresses")
 		}
-	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgRefuse, msgResult, msgWant, msgAlive, msgSync:
+	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgLeave, msgRefuse, msgResult, msgWant, msgAlive, msgSync:
 	case msgChallenge, msgResponse:
 		if len(m.Nonce) != 32 || !m.Addr.Is4() || m.MTU < 576 || m.MTU > 65535 || len(m.Domain) > 255 ||
 			m.Lease < int(minLease/time.Second) || m.Lease > int(maxLease/time.Second) {

@@ -37,7 +37,7 @@ func (f sentFrame) atWaking() bool {
 		return false
 	}
 	d := f.at.Sub(f.from.unstalled)
-	return d >= 0 && d < 10*time.Millisecond
+	return d >= 0 && d < 10*time.Millisecond+f.from.w.opts.stale // its cache may keep what it did
 }
 
 // window is when packets of a node may be lost.

@@ -119,7 +119,7 @@ var cannotMeet = func() map[string]string {
 	add("no change is pending", "overlay offered confirming accepted", "applied failed unsure")
 	add("no rule of ours has an idle time yet, or any more", "overlay offered preparing accepted closing draining removing", "idle")
 	add("an outbound's idle time is longer than that phase can be", "installing confirming completing", "idle")
-	add("no deadline runs", "overlay installing preparing completing active", "deadline")
+	add("no deadline runs", "overlay installing preparing active", "deadline")
 	add("the initiator gets it, and only before it has accepted", "preparing accepted completing", "accept done reject")
 	add("the responder gets it, after its accept", "offered installing preparing", "confirm")
 	add("it answers what was not said yet", "offered installing", "done")
@@ -135,5 +135,5 @@ var byStep = map[string]bool{
 	"unbinding/close-ack": true, "closing/accept": true, "closing/confirm": true, "closing/done": true, "closing/applied": true,
 	"closing/failed": true, "closing/unsure": true, "draining/applied": true, "draining/failed": true, "draining/unsure": true,
 	"removing/accept": true, "removing/confirm": true, "removing/done": true, "active/unsure": true, "active/failed": true,
-	"completing/peer-reset": true, "completing/link-up": true, "completing/leave": true, "accepted/peer-reset": true, "completing/unsure": true,
+	"completing/peer-reset": true, "completing/link-up": true, "completing/leave": true, "completing/deadline": true, "accepted/peer-reset": true, "completing/unsure": true,
 }

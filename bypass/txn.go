@@ -24,6 +24,7 @@ import "time"
 //	 removing    (own inbound being removed)
 //	 overlay     (the tuple rests)
 //
+// While our switch does not take our outbound off, Leave asks the peer to take its own off.
 // Both Close and CloseAck say "my outbound is off"; Close also asks for the answer.
 // While no answer comes, the peer may still send. Its leases would let it for ever,
 // since it renews them while its pings are answered: so an end whose Close goes
@@ -87,6 +88,7 @@ type txn struct {
 	answer    bool   // the peer waits for a CloseAck
 	detached  bool   // the workload's port may be another's soon: nothing may reach it
 	cutting   bool   // the pending change takes both rules off
+	pending   bool   // unbinding: the change is under way
 	bare      bool   // neither rule is in the switch any more
 
 	since    moment // when the Offer was sent; since when a Close is unanswered on this link
@@ -97,6 +99,7 @@ type txn struct {
 // limits are the times that a transaction runs by.
 type limits struct {
 	answer time.Duration // for the peer's next message
+	prompt time.Duration // for the switch to take a rule off, until the peer is asked to leave
 	retry  time.Duration // of a change that the switch did not take, of a Close without answer
 	unsure time.Duration // for an answer to Close, until the path is ended
 	lease  time.Duration // the longer one of both ends

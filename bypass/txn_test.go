@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var testLimits = limits{answer: 2 * time.Second, retry: time.Second, unsure: 3 * time.Second, lease: 30 * time.Second, drain: time.Second}
+var testLimits = limits{answer: 2 * time.Second, prompt: 200 * time.Millisecond, retry: time.Second, unsure: 3 * time.Second, lease: 30 * time.Second, drain: time.Second}
 
 func testTxn() txn {
 	return txn{

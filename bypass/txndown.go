@@ -33,11 +33,24 @@ func (t txn) onUnbinding(in input, now moment, lim limits) (txn, []action) {
 		}
 		return t.close(now, lim)
 	case evFailed, evUnsure: // it must go: try again until the switch takes it
-		t.deadline = now.Add(lim.retry)
+		t.pending, t.deadline = false, now.Add(lim.retry)
 	case evDeadline:
+		if t.pending {
+			return t.ask(now, lim)
+		}
 		return t.unbind(now, lim)
 	}
 	return t, nil
+}
+
+// ask has the peer leave at once: our switch takes its time, and our Close must wait
+// for it, but the peer need not go on sending meanwhile.
+func (t txn) ask(now moment, lim limits) (txn, []action) {
+	t.deadline = now.Add(lim.retry)
+	if t.peerOff {
+		return t, nil
+	}
+	return t, []action{send{msgLeave}}
 }
 
 func (t txn) onClosing(in input, now moment, lim limits) (txn, []action) {
@@ -98,8 +111,9 @@ func (t txn) onRemoving(in input, now moment, lim limits) (txn, []action) {
 
 // unbind takes our outbound off. If the workload is gone its inbound goes with it: who
 // has the port next must not get what is still in flight.
-func (t txn) unbind(moment, limits) (txn, []action) {
-	t.phase, t.deadline, t.cutting = phaseUnbinding, 0, t.detached
+func (t txn) unbind(now moment, lim limits) (txn, []action) {
+	t.phase, t.cutting = phaseUnbinding, t.detached
+	t.pending, t.deadline = true, now.Add(lim.prompt)
 	off := []Direction{Outbound}
 	if t.cutting {
 		off = append(off, Inbound)

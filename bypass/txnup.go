@@ -160,13 +160,18 @@ func (t txn) onAccepted(in input, now moment, lim limits) (txn, []action) {
 
 func (t txn) onCompleting(in input, now moment, lim limits) (txn, []action) {
 	switch in.event {
-	case evLeave, evClose, evPeerReset:
+	case evLeave: // the initiator may be sending already
+		t.deadline = now.Add(lim.prompt)
+		return t.wish(in), nil
+	case evDeadline:
+		return t.ask(now, lim)
+	case evClose, evPeerReset:
 		return t.wish(in), nil
 	case evApplied:
 		if t.reason != ReasonNone {
 			return t.unbind(now, lim)
 		}
-		t.phase = phaseActive
+		t.phase, t.deadline = phaseActive, 0
 		return t, []action{send{msgDone}}
 	case evFailed, evUnsure:
 		if t.reason == ReasonNone {
