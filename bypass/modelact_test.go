@@ -16,7 +16,7 @@ func (w *world) act() {
 	n := w.nodes[w.rnd.IntN(2)]
 	w.joinAgain()
 	soft := []func(*modelNode){w.togglePolicy, w.togglePolicy, w.toggleLink, w.toggleLink,
-		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck, w.spell}
+		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck, w.spell, w.stuck}
 	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.crash, w.rebirth, w.detachOrAttach}
 	i := w.rnd.IntN(len(soft) + len(hard))
 	switch {
@@ -127,6 +127,21 @@ func (w *world) spell(*modelNode) {
 	w.request(w.nodes[1])
 	w.pass(modelLease + 5*time.Second)
 	w.opts.lose = lose
+}
+
+// stuck withdraws a node's consent while its switch takes nothing.
+func (w *world) stuck(n *modelNode) {
+	if n.member == nil || n.leaving != nil || n.stalled || n.down || !n.allow {
+		return
+	}
+	w.request(n)
+	w.request(n.peer())
+	w.pass(600 * time.Millisecond)
+	w.toggleStall(n)
+	w.setPolicy(n, false)
+	w.pass(4 * time.Second)
+	w.toggleStall(n)
+	w.setPolicy(n, true)
 }
 
 // moveHop gives the peer's side of the wire another MAC.

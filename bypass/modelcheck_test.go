@@ -195,7 +195,7 @@ func (w *world) onWire(frame []byte) {
 		return
 	}
 	more := n.lenience(now)
-	told := 3500 * time.Millisecond // until the peer's word, or its silence, has its effect
+	told := 2500 * time.Millisecond // until the peer's word, or its silence, has its effect
 	if w.opts.lose > 0 {
 		told = 7 * time.Second
 	}

@@ -89,7 +89,7 @@ func TestStep(t *testing.T) {
 		"idle, and not renewed":   join(up, []leg{{evIdle, phaseActive, "+outbound"}, {evFailed, phaseUnbinding, "-outbound"}}, down[1:]),
 		"idle before done":        join(up[:3], []leg{{evIdle, phaseUnbinding, "-outbound"}}, down[1:]),
 		"no close-ack":            join(up, down[:2], []leg{{evLinkUp, phaseClosing, "close"}, {evDeadline, phaseClosing, "close"}}, down[2:]),
-		"removal refused":         join(up, down[:1], []leg{{evFailed, phaseUnbinding, ""}, {evDeadline, phaseUnbinding, "-outbound"}}, down[1:4], []leg{{evUnsure, phaseRemoving, ""}, {evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}),
+		"removal refused":         join(up, down[:1], []leg{{evFailed, phaseUnbinding, "leave"}, {evDeadline, phaseUnbinding, "-outbound"}, {evDeadline, phaseUnbinding, "leave"}, {evFailed, phaseUnbinding, "leave"}, {evDeadline, phaseUnbinding, "-outbound"}}, down[1:4], []leg{{evUnsure, phaseRemoving, ""}, {evDeadline, phaseRemoving, "-inbound"}, {evApplied, phaseOverlay, "free"}}),
 		"late close is answered":  join(up, down[:3], []leg{{evClose, phaseDraining, "close-ack"}, {evDeadline, phaseRemoving, "-inbound"}, {evClose, phaseRemoving, "close-ack"}}),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,7 +33,8 @@ func (t txn) onUnbinding(in input, now moment, lim limits) (txn, []action) {
 		}
 		return t.close(now, lim)
 	case evFailed, evUnsure: // it must go: try again until the switch takes it
-		t.pending, t.deadline = false, now.Add(lim.retry)
+		t.pending = false
+		return t.ask(now, lim)
 	case evDeadline:
 		if t.pending {
 			return t.ask(now, lim)
