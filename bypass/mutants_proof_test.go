@@ -371,3 +371,73 @@ func (x *proofs) flush() {
 		}
 	}
 }
+
+// TestProbesAreOneConnection: over TCP, both ends' segments are what two real stacks
+// would send, for whatever on the path keeps track of connections.
+func TestProbesAreOneConnection(t *testing.T) {
+	x := newProofs(t)
+	p := x.fresh()
+	x.lost = func(*probe) bool { return x.now.Equal(time.Unix(1001, 0)) } // some are lost
+	for range 12 {
+		x.after(proofPing, true)
+	}
+	require.Equal(t, proofFresh, p.phase)
+	from, to := p.from(), p.to()
+	all := map[string]probe{}
+	var next, theirs uint32 // sequence numbers of our next segment, and of the peer's
+	segments := 0
+	for _, pr := range x.sent[0] {
+		switch {
+		case pr.proto != TCP || pr.src != from:
+			continue
+		case pr.syn:
+			require.False(t, pr.ack)
+			next = pr.seq + 1
+			continue
+		}
+		require.True(t, pr.ack)
+		require.Equal(t, next, pr.seq)
+		next += uint32(len(pr.text))
+		segments++
+		all[string(pr.text)] = pr
+	}
+	require.Equal(t, 13, segments)
+	for _, pr := range x.sent[1] {
+		if pr.proto != TCP || pr.src != to {
+			continue
+		}
+		require.True(t, pr.ack)
+		if pr.syn {
+			require.Len(t, pr.text, 0)
+			theirs = pr.seq + 1
+			continue
+		}
+		_, _, n, ok := p.key.open(&pr, to, from)
+		require.True(t, ok)
+		for _, asked := range all {
+			if _, _, m, _ := p.key.open(&asked, from, to); m == n {
+				require.Equal(t, asked.num, pr.seq)
+				require.Equal(t, theirs, pr.seq)
+				require.Equal(t, asked.seq+uint32(len(asked.text)), pr.num)
+				require.Equal(t, asked.size, pr.size)
+				theirs += uint32(len(pr.text))
+			}
+		}
+	}
+	require.Equal(t, theirs, p.half[1].num)
+	require.Equal(t, next, p.half[1].seq)
+}
+
+// TestRequestsAreCounted: an answer tells which request it answers.
+func TestRequestsAreCounted(t *testing.T) {
+	x := newProofs(t)
+	p := x.fresh()
+	first := [2]uint32{p.half[0].n + 1, p.half[1].n + 1}
+	for range 3 {
+		x.after(proofPing, true)
+	}
+	for i := range p.half {
+		require.Equal(t, first[i]+2, p.half[i].n)
+		require.Equal(t, 2*proofPing, p.half[i].since(first[i], x.now))
+	}
+}
