@@ -1,6 +1,8 @@
 package bypass
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -401,4 +403,149 @@ func TestWhyChanges(t *testing.T) {
 	e.t.reason = ReasonQueued
 	l.onProofMessage(p, message{Kind: msgRefuse, ID: 77, Reason: ReasonDomain}, now)
 	require.Equal(t, ReasonQueued, e.t.reason, "nothing new")
+}
+
+// takes is a switch whose Apply is a function.
+type takes struct {
+	Datapath
+	apply func(Change) error
+}
+
+func (d takes) Apply(_ context.Context, c Change) error { return d.apply(c) }
+
+// TestOneRefusedOfMany: of changes that were made at once and refused, each is tried by
+// itself, so that one that is wrong spoils no other. What may have happened is not.
+func TestOneRefusedOfMany(t *testing.T) {
+	refused := errors.New("refused")
+	rule := func(id uint32) Change {
+		return Change{Add: []Rule{{ID: id, Direction: Inbound, Ofport: id, Flow: manyFlow(int(id))}}}
+	}
+	for name, c := range map[string]struct {
+		err   error // of whatever has rule 2
+		ids   []uint32
+		calls int
+		want  []error
+	}{
+		"all are taken": {nil, []uint32{1, 2, 3}, 1, []error{nil, nil, nil}},
+		"one is wrong":  {refused, []uint32{1, 2, 3}, 4, []error{nil, refused, nil}},
+		"alone":         {refused, []uint32{2}, 1, []error{refused}},
+		"unconfirmed":   {ErrUnconfirmed, []uint32{1, 2}, 1, []error{ErrUnconfirmed, ErrUnconfirmed}},
+		"switch down":   {ErrSwitchDown, []uint32{1, 2}, 1, []error{ErrSwitchDown, ErrSwitchDown}},
+		"stalled":       {context.DeadlineExceeded, []uint32{1, 2}, 1, []error{ErrUnconfirmed, ErrUnconfirmed}},
+	} {
+		calls, got := 0, make([]error, len(c.ids))
+		l, _, _ := bareLoop(t)
+		l.box.take()
+		l.dp = takes{apply: func(ch Change) error {
+			calls++
+			for _, r := range ch.Add {
+				if r.ID == 2 {
+					return c.err
+				}
+			}
+			return nil
+		}}
+		for i, id := range c.ids {
+			ch := rule(id)
+			ch.Add[0].Local, ch.Add[0].Remote = netip.AddrPortFrom(proofAddr(0), uint16(id)), netip.AddrPortFrom(proofAddr(1), uint16(id))
+			l.enqueue(ch, func(err error) { got[i] = err })
+			require.Equal(t, i+1, l.changes)
+		}
+		require.Equal(t, len(c.ids), l.makeSome(t.Context(), l.change.take()), name)
+		for _, job := range l.box.take() {
+			job()
+		}
+		require.Equal(t, c.calls, calls, name)
+		require.Zero(t, l.changes, name)
+		for i := range got {
+			require.ErrorIs(t, got[i], c.want[i], name)
+			require.Equal(t, c.want[i] == nil, got[i] == nil, name)
+		}
+	}
+}
+
+// TestGatesGoAlone: only a change of nothing but gates waits for nothing.
+func TestGatesGoAlone(t *testing.T) {
+	lease := []Lease{{Peer: 1, Proto: TCP}}
+	rule := []Rule{{ID: 1}}
+	for _, c := range []struct {
+		change Change
+		alone  bool
+	}{
+		{Change{Leases: lease}, true},
+		{Change{Leases: lease, Add: rule}, false},
+		{Change{Leases: lease, Remove: rule}, false},
+		{Change{Leases: lease, Purge: []RuleStat{{}}}, false},
+		{Change{Leases: lease, Add: rule, Purge: []RuleStat{{}}}, false},
+		{Change{Add: []Rule{{ID: 5}}}, false},
+		{Change{}, false},
+	} {
+		b := newBatch()
+		require.True(t, b.join(c.change))
+		require.Equal(t, c.alone, b.alone, "%+v", c.change)
+	}
+}
+
+// TestBatchIsBounded: additions and removals count alike.
+func TestBatchIsBounded(t *testing.T) {
+	rules := func(n, from int) (out []Rule) {
+		for i := range n {
+			at := uint16(from + i)
+			out = append(out, Rule{ID: uint32(at), Direction: Inbound, Local: netip.AddrPortFrom(proofAddr(0), at)})
+		}
+		return out
+	}
+	for _, c := range []struct {
+		first, second Change
+		joins         bool
+	}{
+		{Change{Add: rules(maxBatch-1, 1)}, Change{Add: rules(1, 5000)}, true},
+		{Change{Add: rules(maxBatch-1, 1)}, Change{Remove: rules(1, 5000)}, true},
+		{Change{Add: rules(maxBatch-1, 1), Remove: rules(1, 4000)}, Change{Add: rules(1, 5000)}, false},
+		{Change{Add: rules(1, 4000), Remove: rules(maxBatch-1, 1)}, Change{Remove: rules(1, 5000)}, false},
+		{Change{Add: rules(maxBatch-1, 1)}, Change{Add: rules(1, 5000), Remove: rules(1, 5001)}, false},
+	} {
+		b := newBatch()
+		require.True(t, b.join(c.first))
+		require.Equal(t, c.joins, b.join(c.second))
+	}
+}
+
+// TestAbandonedFlows leave nothing behind but a tuple that rests.
+func TestAbandonedFlows(t *testing.T) {
+	l, m, p := bareLoop(t)
+	now := time.Now()
+	l.request(m, manyFlow(0), Verdict{Bypass: true}, now)
+	l.settle()
+	e := m.find(manyFlow(0))
+	tu := e.t.tuple
+	require.Equal(t, phaseOffered, e.t.phase)
+	require.Equal(t, 1, p.live[TCP])
+	require.Equal(t, 1, p.queue.moving)
+	l.abandon(e, now)
+	require.Equal(t, phaseOverlay, e.t.phase)
+	require.Zero(t, p.live[TCP])
+	require.Zero(t, p.queue.moving)
+	require.Empty(t, p.txns)
+	require.Empty(t, l.byRule)
+	rests := now.Add(max(l.cfg.Quarantine, l.longestLease(p)))
+	require.False(t, l.ports.take(tu, rests.Add(-time.Millisecond)))
+	require.True(t, l.ports.take(tu, rests))
+	l.abandon(e, now)
+	require.Zero(t, p.live[TCP], "it has ended already")
+}
+
+// TestGuardFollowsTheProof: what the proof changes of the slow half is told to the
+// switch, and nothing is when it changes nothing.
+func TestGuardFollowsTheProof(t *testing.T) {
+	l, _, p := bareLoop(t)
+	told := func(f func()) bool {
+		before := l.base.version
+		l.prove(p, func() []proofAction { f(); return nil })
+		return l.base.version != before
+	}
+	p.proof.phase, p.proof.deadline = proofListening, time.Now().Add(time.Hour)
+	require.False(t, told(func() {}))
+	require.True(t, told(func() { p.proof.remote = netip.MustParseAddr("10.0.0.77") }), "the peer has another address")
+	require.True(t, told(func() { p.proof.phase = proofProbing }))
 }
