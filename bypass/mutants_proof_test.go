@@ -215,20 +215,6 @@ func TestSlowness(t *testing.T) {
 	require.Zero(t, p.slow)
 }
 
-// TestRetries: each failed round waits twice as long, up to a bound.
-func TestRetries(t *testing.T) {
-	p, now := &proof{}, time.Unix(1000, 0)
-	for tries, want := range []time.Duration{1, 2, 4, 8, 15, 15, 15, 15, 15, 15, 15, 15, 15} {
-		p.failQuietly(ReasonTimeout, now)
-		require.Equal(t, now.Add(want*time.Second), p.deadline, "%d", tries)
-		require.Zero(t, p.due())
-	}
-	p.tries = 63
-	p.failQuietly(ReasonNone, now)
-	require.Equal(t, now.Add(proofRetryMax), p.deadline)
-	require.Equal(t, ReasonPeerFailed, p.reason)
-}
-
 // TestProbesOfARound: six of each, the first three that are not SYNs of full size.
 func TestProbesOfARound(t *testing.T) {
 	x := newProofs(t)
@@ -255,62 +241,6 @@ func TestProbesOfARound(t *testing.T) {
 	require.Empty(t, x.after(proofResend, true))
 	require.Equal(t, proofFailed, p.phase)
 	require.Equal(t, ReasonProofTimeout, p.reason)
-}
-
-// TestRoundTimesOut: a round ends when its time is over, whatever it waits for.
-func TestRoundTimesOut(t *testing.T) {
-	for _, phase := range []proofPhase{proofAsked, proofListening, proofProbing} {
-		x := newProofs(t)
-		p := x.ends[0]
-		p.ask(proofAddr(0), 1500, x.now)
-		p.phase = phase
-		end := x.now.Add(proofRound)
-		p.half[0].ok, p.half[1].next = true, end.Add(1)
-		require.Equal(t, end, p.due(), "%v", phase)
-		require.Empty(t, p.tick(end.Add(-1), true))
-		require.Len(t, p.tick(end, true), 1)
-		require.Equal(t, ReasonTimeout, p.reason, "%v", phase)
-	}
-}
-
-// TestVerdicts: why our own probes got nowhere.
-func TestVerdicts(t *testing.T) {
-	const slow = DefaultMaxRTT + 1
-	for _, c := range []struct {
-		seen     Reason
-		reset    bool
-		udp, tcp half
-		want     Reason
-	}{
-		{ReasonProofNAT, true, half{}, half{}, ReasonProofNAT},
-		{ReasonNone, true, half{rtt: slow}, half{}, ReasonProofStranger},
-		{ReasonNone, false, half{rtt: slow}, half{}, ReasonProofRTT},
-		{ReasonNone, false, half{rtt: DefaultMaxRTT}, half{}, ReasonProofTimeout},
-		{ReasonNone, false, half{ok: true}, half{rtt: slow}, ReasonProofRTT},
-		{ReasonNone, false, half{}, half{rtt: slow}, ReasonProofTimeout},
-		{ReasonNone, false, half{ok: true}, half{rtt: DefaultMaxRTT}, ReasonProofTCP},
-		{ReasonNone, false, half{}, half{ok: true}, ReasonProofTimeout},
-		{ReasonNone, false, half{ok: true}, half{ok: true}, ReasonProofTimeout},
-	} {
-		p := newProofs(t).ends[0]
-		p.seen, p.reset, p.half = c.seen, c.reset, [2]half{c.udp, c.tcp}
-		require.Equal(t, c.want.String(), p.verdict().String(), "%+v", c)
-	}
-}
-
-// TestOldAnswers: a ping's time is that of its own request, or, of one too long ago to
-// be remembered, that of the oldest that is.
-func TestOldAnswers(t *testing.T) {
-	var h half
-	t0 := time.Unix(1000, 0)
-	for n := range uint32(20) {
-		h.n = n + 1
-		h.sentAt[h.n%8] = t0.Add(time.Duration(h.n) * time.Second)
-	}
-	now := t0.Add(21 * time.Second)
-	for n, want := range map[uint32]time.Duration{20: 1, 14: 7, 13: 8, 12: 8, 1: 8} {
-		require.Equal(t, want*time.Second, h.since(n, now), "%d", n)
-	}
 }
 
 // TestHopsOfAProbe: as many routers as the Trust allows, and not one more, on the way

@@ -1,7 +1,6 @@
 package bypass
 
 import (
-	"net"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -11,6 +10,8 @@ import (
 )
 
 // Tests of exact bounds, which mutation testing asked for: see docs/mutation.md.
+
+
 
 // scripted draws the numbers of a list, and its last one for ever.
 func scripted(numbers ...uint64) func() uint64 {
@@ -166,73 +167,6 @@ func TestTrustsBounds(t *testing.T) {
 		}
 	}
 	require.Equal(t, 2*time.Millisecond, DefaultMaxRTT)
-}
-
-// TestLeaseTimes: an outbound gate has run out, and the peer has noticed that we fell
-// silent, before an inbound gate that nobody confirms any more runs out.
-func TestLeaseTimes(t *testing.T) {
-	require.Equal(t, 12*time.Second, outboundLease(30*time.Second))
-	require.Equal(t, 4*time.Second, outboundLease(11*time.Second), "whole seconds")
-	require.Equal(t, 5*time.Second, renewEvery(30*time.Second))
-	now := time.Unix(1000, 0)
-	l := &loop{cfg: HostConfig{Lease: 30 * time.Second}}
-	for _, c := range []struct {
-		peers, need time.Duration // the peer's lease
-		live        int
-	}{
-		{10 * time.Second, 12*time.Second + 6250*time.Millisecond, 1},
-		{60 * time.Second, 24*time.Second + 6250*time.Millisecond, 1},
-		{60 * time.Second, 0, 0},
-	} {
-		p := &peer{live: map[Proto]int{TCP: c.live}, gates: map[Proto]gate{TCP: {in: now.Add(c.need)}}}
-		p.proof.peerLease = c.peers
-		require.False(t, l.overdue(p, now))
-		p.gates[TCP] = gate{in: now.Add(c.need - 1)}
-		require.Equal(t, c.live > 0, l.overdue(p, now))
-	}
-}
-
-// TestGated: a flow is added without renewing the gates only if both are open for long.
-func TestGated(t *testing.T) {
-	now := time.Unix(1000, 0)
-	l := &loop{cfg: HostConfig{Lease: 30 * time.Second}}
-	const out, in = 6 * time.Second, 24 * time.Second
-	for _, c := range []struct {
-		out, in time.Duration
-		gated   bool
-	}{{out, in, true}, {out - 1, in, false}, {out, in - 1, false}} {
-		p := &peer{gates: map[Proto]gate{TCP: {now.Add(c.out), now.Add(c.in)}}}
-		require.Equal(t, c.gated, l.gated(p, TCP, now), "%+v", c)
-		require.False(t, l.gated(p, UDP, now))
-	}
-}
-
-// TestGatesAsConfirmed: what the switch took counts from when it was sent; what it may
-// have taken counts for the shorter time; what it refused changes nothing.
-func TestGatesAsConfirmed(t *testing.T) {
-	now := time.Unix(1000, 0)
-	l := &loop{}
-	was := gate{now.Add(5 * time.Second), now.Add(50 * time.Second)}
-	c := Change{Leases: []Lease{{Proto: TCP, Outbound: 12 * time.Second, Inbound: 30 * time.Second}}}
-	full := gate{now.Add(12 * time.Second), now.Add(30 * time.Second)}
-	for _, x := range []struct {
-		err  error
-		live int
-		want gate
-	}{
-		{nil, 1, full},
-		{ErrUnconfirmed, 1, gate{was.out, full.in}},
-		{ErrSwitchDown, 1, gate{was.out, full.in}},
-		{net.ErrClosed, 1, was},
-		{nil, 0, was},
-	} {
-		p := &peer{live: map[Proto]int{TCP: x.live}, gates: map[Proto]gate{TCP: was}}
-		l.leased(p, c, now)(x.err)
-		require.Equal(t, x.want, p.gates[TCP], "%v", x.err)
-	}
-	p := &peer{live: map[Proto]int{TCP: 1}, gates: map[Proto]gate{TCP: was}}
-	l.leased(p, Change{Leases: []Lease{{Proto: TCP}}}, now)(nil)
-	require.Equal(t, gate{}, p.gates[TCP], "closed")
 }
 
 // TestPaceOf: a burst at once, then one every so often.
