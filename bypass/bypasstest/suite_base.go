@@ -58,6 +58,7 @@ func controllerCases() []datapathCase {
 			p.Flow.Proto = bypass.UDP
 			e.packetIn(bypass.PacketGuard, p, headers-20)
 		}},
+		{"what is for the host comes to the host", caseHost},
 		{"a whole probe comes to whoever listens", func(e *env) {
 			e.set(e.guarded())
 			e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, long)}, Add: []bypass.Rule{listen()}})
@@ -113,6 +114,25 @@ func controllerCases() []datapathCase {
 			require.ErrorIs(e.t, err, net.ErrClosed)
 		}},
 	}
+}
+
+// caseHost: a peer's other packets, and those of strangers, are the host's own business.
+func caseHost(e *env) {
+	e.set(e.guarded())
+	e.bypassed(lease(long, long))
+	for _, p := range []Packet{
+		between(arriving(), 40000, 22), between(arriving(), 0xf456, 0xefff),
+		with(arriving(), func(p *Packet) {
+			p.Flow.Src = netip.AddrPortFrom(underRemote.Next(), p.Flow.Src.Port())
+		}),
+	} {
+		for _, proto := range []bypass.Proto{bypass.TCP, bypass.UDP} {
+			p.Flow.Proto = proto
+			e.b.Send(Uplink, p.Frame())
+			require.NotNil(e.t, e.b.Recv(Stack, patience), "%v", p.Flow)
+		}
+	}
+	e.noEvent()
 }
 
 func baseCases() []datapathCase {

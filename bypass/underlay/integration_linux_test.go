@@ -333,6 +333,14 @@ func TestIntegrationPreflight(t *testing.T) {
 		require.Empty(t, bad())
 		require.NotContains(t, tables(t), "vias_guard", "the trial guard is gone")
 
+		nat := func(rule string) {
+			itest.Exec(t, "nft", "add table ip host_nat; delete table ip host_nat; table ip host_nat { chain out { type nat hook postrouting priority 100; "+rule+"; }; }")
+		}
+		nat("oifname br0 masquerade")
+		require.Equal(t, []string{"no address translation of this host uses a reserved port"}, bad())
+		nat("oifname br0 ip protocol tcp masquerade to :1024-61439")
+		require.Empty(t, bad())
+
 		itest.Exec(t, "nft", "delete table netdev uplink")
 		ip("link set br0 address 02:00:00:00:00:77")
 		require.Empty(t, bad(), "different MACs")

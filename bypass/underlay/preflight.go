@@ -133,6 +133,44 @@ func dropsIngress(ruleset, dev string) bool {
 	return false
 }
 
+// translating lists the rules of a ruleset, as `nft list ruleset` prints it, by which
+// what leaves by dev may get a port of r as its source: masquerade and source NAT without
+// a range of ports that keeps clear of r. Without one the kernel keeps the sender's port,
+// or takes any from 1024 on, whatever ip_local_reserved_ports says.
+func translating(ruleset, dev string, r bypass.PortRange) (rules []string) {
+	for line := range strings.Lines(ruleset) {
+		fields := words(strings.TrimSpace(line))
+		i := slices.IndexFunc(fields, func(f string) bool {
+			return strings.EqualFold(f, "masquerade") || strings.EqualFold(f, "snat")
+		})
+		if i < 0 || i > 0 && slices.Contains([]string{"chain", "jump", "goto", "comment"}, fields[i-1]) {
+			continue // none, or only a name
+		}
+		if !elsewhere(fields[:i], dev) && !keepsClear(fields[i:], r) {
+			rules = append(rules, strings.TrimSpace(line))
+		}
+	}
+	return rules
+}
+
+// elsewhere: the rule is only for what leaves by other devices than dev.
+func elsewhere(match []string, dev string) bool {
+	i := slices.IndexFunc(match, func(f string) bool { return f == "oif" || f == "oifname" })
+	return i >= 0 && i+1 < len(match) && match[i+1] != "!" && !slices.Contains(match[i:], dev)
+}
+
+// keepsClear: the statement names ports ("to :1024-61439", "to 192.0.2.1:5000"), none of r.
+func keepsClear(statement []string, r bypass.PortRange) bool {
+	i := slices.Index(statement, "to")
+	if i < 0 || i+1 == len(statement) {
+		return false
+	}
+	to := statement[i+1]
+	colon := strings.LastIndexByte(to, ':')
+	spans, err := parseSpans(to[colon+1:])
+	return colon >= 0 && err == nil && len(spans) == 1 && (spans[0].last < r.First() || spans[0].first > r.Last())
+}
+
 // words splits at everything that is no part of an interface's name.
 func words(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \",{}=;\t", r) })

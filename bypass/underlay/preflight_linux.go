@@ -32,6 +32,7 @@ func Preflight(ctx context.Context, cfg CheckConfig) []Finding {
 		u.checkAddress(ctx),
 		u.checkEphemeral(cfg.Ports),
 		u.checkSockets(ctx, cfg.Ports),
+		u.checkTranslation(ctx, cfg.Ports),
 		u.checkInput(ctx, cfg.UserspaceDatapath),
 		u.checkGuard(ctx, cfg.Ports),
 	}
@@ -141,6 +142,26 @@ func reachable(a netip.Addr, addrs []netip.Prefix) bool {
 	return a.IsUnspecified() || slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
+// checkTranslation: what the host forwards must not get a reserved port as its source:
+// the answers of a peer would be taken for packets of a flow. Rules of the kernel's old
+// iptables, which nft does not list, are not seen.
+func (u *Underlay) checkTranslation(ctx context.Context, r bypass.PortRange) Finding {
+	f := Finding{What: "no address translation of this host uses a reserved port"}
+	rules, err := u.ruleset(ctx)
+	if err != nil {
+		f.Detail, f.Remedy = err.Error(), "install nftables, and run as root"
+		return f
+	}
+	hits := translating(rules, u.cfg.Device, r)
+	if len(hits) == 0 {
+		f.OK = true
+		return f
+	}
+	f.Detail = "it may by: " + strings.Join(hits, "; ")
+	f.Remedy = fmt.Sprintf("give these rules other ports: nft 'masquerade to :1024-%d', iptables --to-ports 1024-%d", r.First()-1, r.First()-1)
+	return f
+}
+
 // checkInput: with a user-space datapath the kernel receives the uplink's frames as
 // well as the switch, and when bridge and uplink have one MAC it answers them too.
 func (u *Underlay) checkInput(ctx context.Context, userspace bool) Finding {
@@ -178,15 +199,21 @@ func (u *Underlay) checkInput(ctx context.Context, userspace bool) Finding {
 }
 
 func (u *Underlay) inputDropped(ctx context.Context) (bool, error) {
+	rules, err := u.ruleset(ctx)
+	return err == nil && dropsIngress(rules, u.cfg.Uplink), err
+}
+
+// ruleset is what nftables has in u's namespace.
+func (u *Underlay) ruleset(ctx context.Context) (string, error) {
 	var out []byte
 	err := u.inNamespace(func() (err error) {
 		out, err = exec.CommandContext(ctx, u.cfg.NFT, "-n", "list", "ruleset").Output()
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("nft: %w", err)
+		return "", fmt.Errorf("nft: %w", err)
 	}
-	return dropsIngress(string(out), u.cfg.Uplink), nil
+	return string(out), nil
 }
 
 // checkGuard tries the guard for a moment.

@@ -84,6 +84,33 @@ func TestDropsIngress(t *testing.T) {
 	}
 }
 
+func TestTranslating(t *testing.T) {
+	for rule, want := range map[string]bool{
+		"masquerade": true,
+		"oifname \"br0\" counter packets 7 bytes 9 masquerade random":        true,
+		"oifname != \"docker0\" ip saddr 172.17.0.0/16 masquerade":           true,
+		"oif { \"br0\", \"br1\" } masquerade to :1024-65535":                 true,
+		"ip saddr 10.9.0.0/24 snat to 10.0.0.1":                              true,
+		"ip saddr 10.9.0.0/24 snat ip to 10.0.0.1:61000-62000":               true,
+		"oifname \"br0\" counter packets 0 bytes 0 xt target \"MASQUERADE\"": true,
+		"oifname \"br0\" masquerade to :1024-61439":                          false,
+		"ip saddr 10.9.0.0/24 snat to 10.0.0.1:1024-61439":                   false,
+		"oifname \"docker0\" masquerade":                                     false,
+		"oifname { \"br1\", \"br2\" } masquerade":                            false,
+		"jump masquerade": false,
+		"chain snat {":    false,
+		"counter packets 0 bytes 0 accept comment \"masquerade\"": false,
+		"tcp dport 80 dnat to 10.0.0.1":                           false,
+	} {
+		got := translating("table ip nat {\n\tchain out {\n\t\t"+rule+"\n\t}\n}\n", "br0", bypass.DefaultPorts)
+		if want {
+			require.Equal(t, []string{rule}, got)
+		} else {
+			require.Empty(t, got, rule)
+		}
+	}
+}
+
 func FuzzParsers(f *testing.F) {
 	f.Add("61440-65535,8080")
 	f.Add("   0: 0100007F:1F90 00000000:0000 0A")
@@ -96,6 +123,9 @@ func FuzzParsers(f *testing.F) {
 		}
 		for _, s := range parseSockets(text) {
 			require.True(t, s.IsValid())
+		}
+		for _, rule := range translating(text, "eth0", bypass.DefaultPorts) {
+			require.Contains(t, text, rule)
 		}
 		if dropsIngress(text, "eth0") {
 			require.Contains(t, text, "drop")

@@ -195,7 +195,7 @@ func (l testLab) checkCommand(self string) {
 	}
 	text, err := check()
 	require.NoError(l.t, err, text)
-	require.Contains(l.t, text, "all 16 requirements are met")
+	require.Contains(l.t, text, "all 17 requirements are met")
 	_, err = l.OVS(h.Index).Vsctl(l.t.Context(), "clear", "port", "eth0", "trunks")
 	require.NoError(l.t, err)
 	text, err = check()

@@ -68,6 +68,8 @@ func TestRefused(t *testing.T) {
 		{`"tcp": "10.99.0.1:7401"`, `"tcp": "10.99.0.1"`, "signal: not an ip:port"},
 		{`"tcp": "10.99.0.1:7401", `, ``, "signal.tcp"},
 		{`"10.99.0.1:7400"`, `""`, "listen"},
+		{`"10.99.0.1:7400"`, `"10.99.0.1:61440"`, "listen: port 61440 is one of those set aside"},
+		{`"serve": "10.99.0.1:7401"`, `"serve": "10.99.0.1:65535"`, "signal.serve: port 65535 is one of those set aside"},
 		{`stun.example:3478`, `stun.example`, "stun: "},
 		{`"/run/vias/status.sock"`, `""`, "status: no path"},
 		{`/run/vias/status.sock`, "/" + strings.Repeat("x", 107), "at most 107 bytes"},

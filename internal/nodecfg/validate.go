@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"
 )
@@ -25,7 +27,7 @@ const (
 // Validate returns the first thing that is wrong with c, in one line.
 func (c *Config) Validate() error {
 	for _, check := range []func() error{
-		c.checkRequired, c.checkBypass, c.checkTAP, c.checkEndpoints, c.checkPeers,
+		c.checkRequired, c.checkBypass, c.checkOwnPorts, c.checkTAP, c.checkEndpoints, c.checkPeers,
 		c.Policy.Validate, c.checkTrust,
 	} {
 		if err := check(); err != nil {
@@ -80,6 +82,23 @@ func (c *Config) checkBypass() error {
 	for field, name := range map[string]string{"bridge": c.Bridge, "uplink": c.Uplink, "uplink_addr_device": c.UplinkAddrDevice} {
 		if len(name) > maxName {
 			return fmt.Errorf("%s: %q is longer than an interface's name can be", field, name)
+		}
+	}
+	return nil
+}
+
+// checkOwnPorts: what peers send to a reserved port never reaches a socket of this host.
+func (c *Config) checkOwnPorts() error {
+	r := bypass.PortRange(c.Ports)
+	if r == (bypass.PortRange{}) {
+		r = bypass.DefaultPorts
+	}
+	for _, own := range []struct {
+		field string
+		at    netip.AddrPort
+	}{{"listen", c.Listen}, {"signal.serve", c.Signal.Serve}} {
+		if c.Bridge != "" && own.at.IsValid() && r.Contains(own.at.Port()) {
+			return fmt.Errorf("%s: port %d is one of those set aside for bypassed flows (%d-%d)", own.field, own.at.Port(), r.First(), r.Last())
 		}
 	}
 	return nil
