@@ -35,7 +35,7 @@ func TestAbandonedFlows(t *testing.T) {
 	l.request(m, manyFlow(0), Verdict{Bypass: true}, now)
 	l.settle()
 	e := m.find(manyFlow(0))
-	tu := e.t.tuple
+	tu := e.t.tuple.tuple()
 	require.Equal(t, phaseOffered, e.t.phase)
 	require.Equal(t, 1, p.live[TCP])
 	require.Equal(t, 1, p.queue.moving)

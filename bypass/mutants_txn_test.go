@@ -9,31 +9,31 @@ import (
 
 // TestDeadlines: how long each phase waits.
 func TestDeadlines(t *testing.T) {
-	now := time.Unix(1000, 0)
-	after := func(d time.Duration) time.Time { return now.Add(d) }
+	now := moment(1000 * time.Second)
+	after := func(d time.Duration) moment { return now.Add(d) }
 	for _, c := range []struct {
 		phase phase
 		event event
-		want  time.Time
+		want  moment
 	}{
 		{phaseOverlay, evStart, after(2 * time.Second)},
-		{phaseOffered, evAccept, time.Time{}},
+		{phaseOffered, evAccept, 0},
 		{phaseInstalling, evApplied, after(2 * time.Second)},
-		{phaseConfirming, evDone, time.Time{}},
+		{phaseConfirming, evDone, 0},
 		{phasePreparing, evApplied, after(33 * time.Second)}, // the answer, the longer lease, and the drain
-		{phaseAccepted, evConfirm, time.Time{}},
+		{phaseAccepted, evConfirm, 0},
 		{phaseAccepted, evClose, after(time.Second)},
-		{phaseActive, evLeave, time.Time{}},
+		{phaseActive, evLeave, after(200 * time.Millisecond)},
 		{phaseUnbinding, evFailed, after(time.Second)},
 		{phaseUnbinding, evApplied, after(time.Second)},
 		{phaseClosing, evLinkUp, after(time.Second)},
 		{phaseClosing, evCloseAck, after(time.Second)},
-		{phaseDraining, evDeadline, time.Time{}},
+		{phaseDraining, evDeadline, 0},
 		{phaseRemoving, evUnsure, after(time.Second)},
-		{phaseRemoving, evApplied, time.Time{}},
+		{phaseRemoving, evApplied, 0},
 	} {
 		tx := testTxn()
-		tx.phase, tx.offered, tx.deadline = c.phase, now, now.Add(time.Hour)
+		tx.phase, tx.since, tx.deadline = c.phase, now, now.Add(time.Hour)
 		next, _ := step(tx, input{event: c.event, reason: ReasonPolicy}, now, testLimits)
 		require.Equal(t, c.want, next.deadline, "%v meets %v", c.phase, c.event)
 	}
@@ -41,7 +41,7 @@ func TestDeadlines(t *testing.T) {
 
 // TestAcceptInTime: an Accept that comes just in time is used.
 func TestAcceptInTime(t *testing.T) {
-	now := time.Unix(1000, 0)
+	now := moment(1000 * time.Second)
 	tx, _ := step(testTxn(), input{event: evStart}, now, testLimits)
 	tx, _ = step(tx, input{event: evAccept}, now.Add(testLimits.answer), testLimits)
 	require.Equal(t, phaseInstalling, tx.phase)
@@ -50,7 +50,7 @@ func TestAcceptInTime(t *testing.T) {
 // TestFirstReasonCounts: why a flow leaves is what was found first, unless the peer is
 // another one by now.
 func TestFirstReasonCounts(t *testing.T) {
-	now := time.Unix(1000, 0)
+	now := moment(1000 * time.Second)
 	for _, p := range []phase{phaseInstalling, phasePreparing, phaseCompleting} {
 		for _, end := range []event{evApplied, evFailed, evUnsure} {
 			tx := testTxn()
@@ -93,7 +93,7 @@ func TestRising(t *testing.T) {
 
 // TestDetachedOnly: only a workload that is gone takes its inbound rule with it.
 func TestDetachedOnly(t *testing.T) {
-	now := time.Unix(1000, 0)
+	now := moment(1000 * time.Second)
 	for reason, acts := range map[Reason]string{ReasonPolicy: "-outbound", ReasonDetached: "-outbound -inbound"} {
 		tx := testTxn()
 		tx.phase = phaseActive
