@@ -77,7 +77,7 @@ func testBroken(t *testing.T, p *pair, n *node, busyBefore bool) {
 	was := p.breaks(n)
 	limit := 5 * time.Second
 	if busyBefore {
-		limit = 7 * time.Second // the counters from before must have come to rest
+		limit = 9 * time.Second // the counters from before must have come to rest
 	}
 	start := time.Now()
 	until(t, limit, "off the bypass", func() bool {

@@ -24,7 +24,7 @@ type loop struct {
 	epoch  uint64
 	dp     Datapath
 
-	box                 *mailbox
+	box, probes         *mailbox // probes come first
 	change              *queue[pending]
 	inject, look, guard *worker
 	asked, heard        atomic.Int32 // jobs that wait: from the packet path, from the network
@@ -93,7 +93,7 @@ func newLoop(cfg HostConfig, c *codec, dp Datapath) *loop {
 		clock: begun, timers: timers{clock: begun},
 		cfg: cfg, log: cfg.Logger, codec: c, dp: dp, draw: randomUint64, next: step, epoch: randomUint64(),
 		limits: limits{answer: 2 * time.Second, prompt: 200 * time.Millisecond, retry: time.Second, unsure: 3 * time.Second, drain: cfg.Drain},
-		box:    newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
+		box:    newMailbox(), probes: newMailbox(), change: newQueue[pending](), inject: newWorker(), look: newWorker(), guard: newWorker(),
 		ports:   newPorts(cfg.Ports, randomUint64),
 		members: make(map[*Member]bool), peers: make(map[peerKey]*peer),
 		byRule: make(map[uint32]*entry),
@@ -111,6 +111,7 @@ func (l *loop) stop() error {
 	l.cancel()
 	l.wg.Wait()
 	l.box.close()
+	l.probes.close()
 	l.change.close()
 	for _, w := range l.workers() {
 		w.close()
@@ -128,6 +129,7 @@ func (l *loop) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-l.box.wake:
+		case <-l.probes.wake:
 		case <-alarm.C:
 		}
 	}
@@ -136,8 +138,25 @@ func (l *loop) run(ctx context.Context) {
 // turn does what waits and what is due, and tells when it is to be called again at
 // the latest.
 func (l *loop) turn() time.Duration {
-	for _, job := range l.box.take() {
+	for i, job := range l.box.take() {
+		l.hasten(i)
 		job()
+	}
+	l.hasten(0)
+	if at, ok := l.timers.next(); ok {
+		return max(0, time.Until(at))
+	}
+	return time.Hour
+}
+
+// hasten does what must not wait behind thousands of jobs: probes, and, each so many
+// jobs, what is due. A path is lost when its probes are late.
+func (l *loop) hasten(i int) {
+	for _, probe := range l.probes.take() {
+		probe()
+	}
+	if i%64 > 0 {
+		return
 	}
 	for _, t := range l.timers.due(time.Now()) {
 		if t.flow != nil {
@@ -146,10 +165,6 @@ func (l *loop) turn() time.Duration {
 			t.f()
 		}
 	}
-	if at, ok := l.timers.next(); ok {
-		return max(0, time.Until(at))
-	}
-	return time.Hour
 }
 
 func (l *loop) watchDatapath(ctx context.Context) {
@@ -162,7 +177,11 @@ func (l *loop) watchDatapath(ctx context.Context) {
 			case p.Kind == PacketOrphan:
 				orphan = now
 			}
-			l.admit(&l.heard, func() { l.onDatapath(e) })
+			box := l.box
+			if p.Kind == PacketProbe {
+				box = l.probes
+			}
+			l.admit(box, &l.heard, func() { l.onDatapath(e) })
 			return
 		}
 		l.box.post(func() { l.onDatapath(e) })
@@ -175,7 +194,7 @@ func (l *loop) watchDatapath(ctx context.Context) {
 
 func (l *loop) watchUnderlay(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := l.cfg.Underlay.Watch(ctx, func() { l.admit(&l.heard, l.underlayChanged) })
+		err := l.cfg.Underlay.Watch(ctx, func() { l.admit(l.box, &l.heard, l.underlayChanged) })
 		if ctx.Err() != nil {
 			return
 		}

@@ -263,7 +263,7 @@ func (m *Member) Recheck() {
 // Changed; asking again while one is under way, or before RetryAt, changes nothing.
 // Too many requests at once are dropped: ask again while the flow lives.
 func (m *Member) Request(flow Flow, v Verdict) {
-	m.loop.admit(&m.loop.asked, func() { m.loop.request(m, flow, v, time.Now()) })
+	m.loop.admit(m.loop.box, &m.loop.asked, func() { m.loop.request(m, flow, v, time.Now()) })
 }
 
 // Inject sends a held frame as if the workload at ofport had sent it, now that its

@@ -11,8 +11,6 @@ import (
 
 // Tests of exact bounds, which mutation testing asked for: see docs/mutation.md.
 
-
-
 // scripted draws the numbers of a list, and its last one for ever.
 func scripted(numbers ...uint64) func() uint64 {
 	return func() uint64 {
@@ -193,10 +191,10 @@ func TestAdmitBounds(t *testing.T) {
 	l := &loop{box: newMailbox()}
 	var waiting atomic.Int32
 	for range maxPending {
-		require.True(t, l.admit(&waiting, func() {}))
+		require.True(t, l.admit(l.box, &waiting, func() {}))
 	}
 	for range 2 {
-		require.False(t, l.admit(&waiting, func() {}))
+		require.False(t, l.admit(l.box, &waiting, func() {}))
 		require.EqualValues(t, maxPending, waiting.Load())
 	}
 	for _, job := range l.box.take() {

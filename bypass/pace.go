@@ -42,10 +42,10 @@ const maxPending = 8192
 
 // admit posts a job that others can make us do, unless too many of its sort wait:
 // guests' requests never keep the network's probes out.
-func (l *loop) admit(waiting *atomic.Int32, job func()) bool {
+func (l *loop) admit(box *mailbox, waiting *atomic.Int32, job func()) bool {
 	if waiting.Add(1) > maxPending {
 		waiting.Add(-1)
 		return false
 	}
-	return l.box.post(func() { waiting.Add(-1); job() })
+	return box.post(func() { waiting.Add(-1); job() })
 }

@@ -135,7 +135,9 @@ func (l *loop) armProof(p *peer) {
 			return
 		}
 		p.timer = time.Time{}
-		l.prove(p, func() []proofAction { return p.proof.tick(time.Now(), p.busy() || p.eager) })
+		now := time.Now()
+		p.proof.late(now.Sub(at))
+		l.prove(p, func() []proofAction { return p.proof.tick(now, p.busy() || p.eager) })
 	})
 }
 

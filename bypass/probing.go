@@ -135,7 +135,17 @@ func (h *half) since(n uint32, now time.Time) time.Duration {
 
 // silent tells whether pings have gone unanswered for too long.
 func (h *half) silent(now time.Time) bool {
-	return !h.waiting.IsZero() && now.Sub(h.waiting) >= proofStale
+	return !h.waiting.IsZero() && now.Sub(h.waiting)-min(h.starved, proofExcuse) >= proofStale
+}
+
+// late notes how late we come to look: time in which we did nothing ourselves is no
+// sign of the path, up to a bound.
+func (p *proof) late(d time.Duration) {
+	for i := range p.half {
+		if h := &p.half[i]; !h.waiting.IsZero() && d > proofPing {
+			h.starved += d
+		}
+	}
 }
 
 // hurry makes pings frequent from now on: a bypass depends on the path again.
@@ -210,7 +220,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 	if pr.proto == TCP {
 		h.num = pr.seq + uint32(len(pr.text))
 	}
-	h.waiting, h.answered = time.Time{}, now
+	h.waiting, h.answered, h.starved = time.Time{}, now, 0
 	if p.phase == proofFresh {
 		p.timed(h.since(n, now), now)
 	}

@@ -65,12 +65,13 @@ type half struct {
 	ok       bool
 	size     int // longest answered request: what the path takes
 	rtt      time.Duration
-	waiting  time.Time // first ping without an answer since; zero = none
-	answered time.Time // when the last answer came
-	seq, num uint32    // TCP: next to send, next expected
-	open     bool      // TCP: SYN-ACK seen
-	full     int       // requests of full size sent
-	next     time.Time // next (re)transmission
+	waiting  time.Time     // first ping without an answer since; zero = none
+	answered time.Time     // when the last answer came
+	starved  time.Duration // of waiting, in which we did not look
+	seq, num uint32        // TCP: next to send, next expected
+	open     bool          // TCP: SYN-ACK seen
+	full     int           // requests of full size sent
+	next     time.Time     // next (re)transmission
 }
 
 type proofConfig struct {
@@ -113,6 +114,8 @@ const (
 	// 0.2, 0.6, 1.4 and 3 s after its path broke: by the third time it must be on the
 	// overlay, for traffic to flow again within 3 s.
 	proofStale = time.Second
+	// proofExcuse is how much longer, while this process is too busy to look.
+	proofExcuse = 3 * time.Second
 	// proofSlow is how long all answers may be late. Load makes single ones late.
 	proofSlow     = 2500 * time.Millisecond
 	proofRecent   = time.Second // an answer so old still allows a bypass to begin

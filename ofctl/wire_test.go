@@ -208,7 +208,7 @@ func TestSwitchErrorsHaveNames(t *testing.T) {
 		"OFPET_BAD_MATCH: OFPBMC_BAD_PREREQ":                    {Type: ErrTypeBadMatch, Code: 9},
 		"OFPET_EXPERIMENTER: OFPBFC_MSG_FAILED":                 {Type: ErrTypeExperimenter, Code: bundleMsgFailed, Experimenter: ofp.ExperimenterONF},
 		"OFPET_EXPERIMENTER: code 5 of experimenter 0x00002320": {Type: ErrTypeExperimenter, Code: 5, Experimenter: ofp.ExperimenterNicira},
-		"OFPET_METER_MOD_FAILED: code 3":                        {Type: ErrTypeMeterModFailed, Code: 3},
+		"OFPET_METER_MOD_FAILED: OFPMMFC_UNKNOWN_METER":         {Type: ErrTypeMeterModFailed, Code: 3},
 		"OFPET_BAD_ACTION: code 999":                            {Type: ErrTypeBadAction, Code: 999},
 		"error type 77, code 1":                                 {Type: 77, Code: 1},
 	} {
