@@ -4,8 +4,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -101,5 +106,67 @@ func TestReasonsAreDocumented(t *testing.T) {
 		if r != ReasonNone {
 			require.Contains(t, docs[i], "(by", "%s: its comment says by whom", names[i])
 		}
+	}
+}
+
+// testsByFolder are the test functions of all packages, as docs name them.
+func testsByFolder(t *testing.T) map[string]bool {
+	tests := map[string]bool{}
+	require.NoError(t, filepath.WalkDir("..", func(dir string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		if d.Name() == ".git" || d.Name() == "testdata" {
+			return fs.SkipDir
+		}
+		prefix, err := filepath.Rel("..", dir)
+		if prefix += "."; prefix == ".." { // the root
+			prefix = ""
+		}
+		for name := range mentions(t, dir, filepath.ToSlash(prefix)) {
+			tests[name] = true
+		}
+		return err
+	}))
+	return tests
+}
+
+// The tests that docs/traps.md and docs/threat-model.md name are there, and each trap
+// has some, or says what is open.
+func TestDocumentsNameTests(t *testing.T) {
+	tests := testsByFolder(t)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("..", "docs", name))
+		require.NoError(t, err)
+		return string(text)
+	}
+	traps := regexp.MustCompile(`(?m)^\*\*(\d+)\. `).FindAllStringSubmatchIndex(read("traps.md"), -1)
+	require.Len(t, traps, 45)
+	named := regexp.MustCompile("`((?:[a-z0-9/]+\\.)?Test[A-Za-z0-9]+)`")
+	text := read("traps.md")
+	for i, at := range traps {
+		end := len(text)
+		if i+1 < len(traps) {
+			end = traps[i+1][0]
+		}
+		section := text[at[0]:end]
+		require.Equal(t, strconv.Itoa(i+1), text[at[2]:at[3]])
+		found := named.FindAllStringSubmatch(section, -1)
+		require.True(t, len(found) > 0 || strings.Contains(section, "Open:"), section)
+		require.Equal(t, len(found) > 0, strings.Contains(section, "Tests: "), section)
+		for _, f := range found {
+			require.True(t, tests[f[1]], "trap %d: there is no %s", i+1, f[1])
+		}
+	}
+	// The threat model names tests without their folders; "…" stands for the rest of a name.
+	names := regexp.MustCompile(`\*(Test|Fuzz)[A-Za-z0-9]+…?\*`).FindAllString(read("threat-model.md"), -1)
+	require.NotEmpty(t, names)
+	for _, name := range names {
+		name = strings.Trim(name, "*")
+		start, short := strings.CutSuffix(name, "…")
+		require.True(t, slices.ContainsFunc(slices.Collect(maps.Keys(tests)), func(test string) bool {
+			test = test[strings.LastIndexByte(test, '.')+1:]
+			return test == name || short && strings.HasPrefix(test, start)
+		}), "there is no %s", name)
 	}
 }
