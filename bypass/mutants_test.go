@@ -11,8 +11,6 @@ import (
 
 // Tests of exact bounds, which mutation testing asked for: see docs/mutation.md.
 
-
-
 // scripted draws the numbers of a list, and its last one for ever.
 func scripted(numbers ...uint64) func() uint64 {
 	return func() uint64 {
