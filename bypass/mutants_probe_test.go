@@ -146,3 +146,16 @@ func TestRequestsAreCounted(t *testing.T) {
 		require.Equal(t, 2*proofPing, p.half[i].since(first[i], x.now))
 	}
 }
+
+// TestNarrowPath: a path that takes just what guests need is wide enough.
+func TestNarrowPath(t *testing.T) {
+	for mtu, ok := range map[int]bool{1500: true, 1501: false} {
+		x := newProofs(t)
+		x.ends[0].cfg.mtu, x.ends[1].cfg.mtu = mtu, mtu
+		x.ask()
+		require.Equal(t, ok, x.ends[0].fresh())
+		if !ok {
+			require.Equal(t, ReasonMTU, x.ends[0].reason)
+		}
+	}
+}
