@@ -46,8 +46,8 @@ func TestAbandonedFlows(t *testing.T) {
 	require.Empty(t, p.txns)
 	require.Empty(t, l.byRule)
 	rests := now.Add(max(l.cfg.Quarantine, l.longestLease(p)))
-	require.False(t, l.ports.take(tu.tuple(), rests.Add(-time.Millisecond)))
-	require.True(t, l.ports.take(tu.tuple(), rests))
+	require.False(t, l.ports.take(tu, rests.Add(-time.Millisecond)))
+	require.True(t, l.ports.take(tu, rests))
 	l.abandon(e, now)
 	require.Zero(t, p.live[TCP], "it has ended already")
 }

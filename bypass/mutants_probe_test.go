@@ -159,3 +159,15 @@ func TestNarrowPath(t *testing.T) {
 		}
 	}
 }
+
+// TestProofTimes: a path that breaks is given up before a guest's third retransmission,
+// and a round's probes fit into the round.
+func TestProofTimes(t *testing.T) {
+	require.Less(t, proofStale+proofPing, 1400*time.Millisecond)
+	require.Equal(t, 250*time.Millisecond, proofPing)
+	require.Equal(t, 900*time.Millisecond, proofProbes*proofResend)
+	require.Equal(t, 3*time.Second, proofRound)
+	require.Equal(t, 5*time.Second, proofIdlePing)
+	require.Equal(t, 15*time.Second, proofRetryMax)
+	require.Equal(t, 2500*time.Millisecond, proofSlow)
+}
