@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 GO ?= go
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GREMLINS ?= github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 BENCHTIME ?= 1s
 # Schedules of the bypass's model: one takes about 20 ms of a processor.
 SCHEDULES ?= 10000
 SOAK ?= 60000
 ROOT := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname -s)" = Linux ] && echo yes)
 
-.PHONY: demo test soak deps lint bench
+.PHONY: demo test soak deps lint bench mutate
 
 # As root: two hosts in namespaces, on real Open vSwitch. Otherwise: in one process.
 ifeq ($(ROOT),yes)
@@ -50,3 +51,10 @@ lint:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Mutants of the transaction, the ports, the proof and the gates: docs/mutation.md, which
+# also says why these tests stay out. .gremlins.yaml says which files are mutated.
+MUTATE_SKIP := TestScan|TestModelFindsBugs|TestMemory|TestFloods|TestPairs|TestOffersDoNotQueue|TestHealthyFlowsStay|TestLagGivesNoFalseAlarm|TestListingsTakeLittle|TestOneOfManyIsBroken|TestLateCounters|TestBreakIsFound|TestReasonsOfFlows|TestRequestFlood|TestIntegration
+mutate: export GOFLAGS := $(GOFLAGS) -short -vet=off '-ldflags=-s -w' '-skip=^($(MUTATE_SKIP))'
+mutate:
+	$(GO) run $(GREMLINS) unleash $(MUTATE_FLAGS) ./bypass

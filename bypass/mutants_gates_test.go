@@ -148,6 +148,7 @@ func TestGatesGoAlone(t *testing.T) {
 		{Change{Leases: lease}, true},
 		{Change{Leases: lease, Add: rule}, false},
 		{Change{Leases: lease, Remove: rule}, false},
+		{Change{Leases: lease, Add: rule, Remove: []Rule{{ID: 2, Ofport: 1}}}, false},
 		{Change{Leases: lease, Purge: []RuleStat{{}}}, false},
 		{Change{Leases: lease, Add: rule, Purge: []RuleStat{{}}}, false},
 		{Change{Add: []Rule{{ID: 5}}}, false},

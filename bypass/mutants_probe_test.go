@@ -146,3 +146,28 @@ func TestRequestsAreCounted(t *testing.T) {
 		require.Equal(t, 2*proofPing, p.half[i].since(first[i], x.now))
 	}
 }
+
+// TestNarrowPath: a path that takes just what guests need is wide enough.
+func TestNarrowPath(t *testing.T) {
+	for mtu, ok := range map[int]bool{1500: true, 1501: false} {
+		x := newProofs(t)
+		x.ends[0].cfg.mtu, x.ends[1].cfg.mtu = mtu, mtu
+		x.ask()
+		require.Equal(t, ok, x.ends[0].fresh())
+		if !ok {
+			require.Equal(t, ReasonMTU, x.ends[0].reason)
+		}
+	}
+}
+
+// TestProofTimes: a path that breaks is given up before a guest's third retransmission,
+// and a round's probes fit into the round.
+func TestProofTimes(t *testing.T) {
+	require.Less(t, proofStale+proofPing, 1400*time.Millisecond)
+	require.Equal(t, 250*time.Millisecond, proofPing)
+	require.Equal(t, 900*time.Millisecond, proofProbes*proofResend)
+	require.Equal(t, 3*time.Second, proofRound)
+	require.Equal(t, 5*time.Second, proofIdlePing)
+	require.Equal(t, 15*time.Second, proofRetryMax)
+	require.Equal(t, 2500*time.Millisecond, proofSlow)
+}

@@ -186,6 +186,31 @@ func TestPaceOf(t *testing.T) {
 	require.False(t, p.allow(now, time.Second, 3))
 }
 
+// TestWhatAPeerMayCost: each bound lets its burst through, and no more; and a peer that
+// tells of all its transactions as fast as it may is heeded all the time.
+func TestWhatAPeerMayCost(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, c := range []struct {
+		every time.Duration
+		burst int
+	}{{roundEvery, roundBurst}, {tellEvery, tellBurst}, {heedEvery, heedBurst}, {logEvery, logBurst}} {
+		var p pace
+		for range c.burst {
+			require.True(t, p.allow(now, c.every, c.burst))
+		}
+		require.False(t, p.allow(now, c.every, c.burst))
+	}
+	var p pace
+	for range 100 {
+		for range aliveBurst {
+			require.True(t, p.allow(now, heedEvery, heedBurst))
+		}
+		now = now.Add(alivePause)
+	}
+	require.Equal(t, 3, maxPeerFlows/(maxFlows/4), "three quarters of all flows")
+	require.Zero(t, maxPeerFlows%(maxFlows/4))
+}
+
 // TestAdmitBounds: so many wait, and no more; who has been served makes room.
 func TestAdmitBounds(t *testing.T) {
 	l := &loop{box: newMailbox()}
