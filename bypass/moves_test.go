@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
 )
 
 // TestPace: no more than a window's worth of flows is under way; the others wait in
@@ -108,4 +109,28 @@ func TestBatch(t *testing.T) {
 		n++
 	}
 	require.EqualValues(t, maxBatch, n)
+}
+
+// TestShareOfAPeer: a peer that has its share of all flows gets no more, whoever begins
+// them; those of another one begin.
+func TestShareOfAPeer(t *testing.T) {
+	l, m, p := bareLoop(t)
+	for range maxPeerFlows {
+		p.flows[&entry{}] = struct{}{}
+	}
+	now := time.Now()
+	l.request(m, manyFlow(0), Verdict{Bypass: true}, now)
+	require.Nil(t, m.find(manyFlow(0)))
+	offer := message{SrcMAC: tap.MAC{2, 2}, DstMAC: tap.MAC{2, 1}, Proof: 9,
+		Local: netip.AddrPortFrom(p.pair.Remote, 61500), Remote: netip.AddrPortFrom(p.pair.Local, 61501)}
+	_, r := l.consider(p, manyFlow(1), offer, now)
+	require.Equal(t, ReasonPorts, r)
+	l.request(m, manyFlow(ofPeer), Verdict{Bypass: true}, now)
+	require.Equal(t, phaseOffered, m.find(manyFlow(ofPeer)).t.phase, "another peer's")
+	for e := range p.flows {
+		delete(p.flows, e)
+		break
+	}
+	_, r = l.consider(p, manyFlow(1), offer, now)
+	require.Equal(t, ReasonNone, r)
 }
