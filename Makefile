@@ -31,7 +31,7 @@ test:
 	@set -euo pipefail; sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; \
 	race=; if command -v gcc >/dev/null; then race=-race; else echo "no gcc: without the race detector"; fi; \
 	$(GO) build -o "$$sum" ./internal/cmd/testsum; \
-	{ $(GO) test -json $$race -shuffle=on -count=1 ./... || true; \
+	{ $(GO) test -json $$race -shuffle=on -count=1 -timeout 20m ./... || true; \
 	  $(GO) test -json -count=1 -run '^TestIntegrationScale' ./bypass/ofpath || true; \
 	  $(GO) test -json -count=1 -run '^TestModel' ./bypass -schedules $(SCHEDULES) || true; } | "$$sum" $(TESTSUM_FLAGS)
 
