@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,8 +170,11 @@ func TestProbesPunchNoHole(t *testing.T) {
 		p.a.member.Forget(p.b.id)
 		p.b.member.Forget(p.a.id)
 		synctest.Wait()
+		var mu sync.Mutex // both hosts' workers send
 		opened := map[bypass.Flow]bool{}
 		p.wire.Drop(func(w bypasstest.Packet) bool {
+			mu.Lock()
+			defer mu.Unlock()
 			if w.Flow.Src.Addr() == p.a.addr {
 				opened[w.Flow] = true
 				return false
@@ -186,7 +190,9 @@ func TestProbesPunchNoHole(t *testing.T) {
 				require.NotEqual(t, bypass.ReasonNone, r)
 			}
 		}
+		mu.Lock()
 		require.NotEmpty(t, opened)
+		mu.Unlock()
 		require.Zero(t, p.exchange())
 		p.wire.Drop(nil)
 		p.bypassed(40 * time.Second)
