@@ -134,3 +134,23 @@ func TestShareOfAPeer(t *testing.T) {
 	_, r = l.consider(p, manyFlow(1), offer, now)
 	require.Equal(t, ReasonNone, r)
 }
+
+// TestOffersCross: of two offers that cross, that of the lower PeerID goes on, and the
+// other end gives its own up at once.
+func TestOffersCross(t *testing.T) {
+	for _, lower := range []bool{true, false} {
+		l, m, p := bareLoop(t)
+		now := time.Now()
+		l.request(m, manyFlow(0), Verdict{Bypass: true}, now)
+		require.Equal(t, phaseOffered, m.find(manyFlow(0)).t.phase)
+		if !lower {
+			m.cfg.Self = overlay.PeerID{9}
+		}
+		_, r := l.consider(p, manyFlow(0), message{SrcMAC: tap.MAC{2, 2}, DstMAC: tap.MAC{2, 1}, Proof: 9,
+			Local: netip.AddrPortFrom(p.pair.Remote, 61500), Remote: netip.AddrPortFrom(p.pair.Local, 61501)}, now)
+		phases := map[bool]phase{true: phaseOffered, false: phaseOverlay}
+		reasons := map[bool]Reason{true: ReasonGlare, false: ReasonNone}
+		require.Equal(t, phases[lower], m.find(manyFlow(0)).t.phase)
+		require.Equal(t, reasons[lower], r)
+	}
+}
