@@ -18,6 +18,10 @@ func (w *world) act() {
 		w.newSession, w.toggleStall, w.toggleFailing, w.toggleDown, w.unconfirmed, w.moveHop, w.toggleQuiet, w.toggleQuiet, w.leave, w.recheck, w.spell, w.stuck}
 	hard := []func(*modelNode){w.toggleBlock, w.toggleBlock, w.restartSwitch, w.forgetRule, w.killOrRevive, w.killOrRevive, w.crash, w.rebirth, w.detachOrAttach}
 	i := w.rnd.IntN(len(soft) + len(hard))
+	if w.bug == "takes a dead run's tuples" && w.rnd.IntN(3) == 0 {
+		w.crash(n) // it takes many: both ends must forget, and draw a tuple that still leads somewhere
+		return
+	}
 	switch {
 	case i < len(soft):
 		soft[i](n)
