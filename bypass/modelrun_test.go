@@ -95,7 +95,7 @@ func tabulate(met *bypass.Meetings) (table string, holes []string) {
 				fmt.Fprintf(&b, "%11s", "-")
 				continue
 			case n == 0 && byStep[r+"/"+c]:
-			case n == 0, never != "":
+			case n == 0:
 				holes = append(holes, fmt.Sprintf("%s/%s: %d times", r, c, n))
 			}
 			fmt.Fprintf(&b, "%11d", n)
@@ -124,7 +124,7 @@ var cannotMeet = func() map[string]string {
 	add("the responder gets it, after its accept", "offered installing preparing", "confirm")
 	add("it answers what was not said yet", "offered installing", "done")
 	add("we have said no close", "offered installing confirming preparing accepted completing active", "close-ack")
-	add("who has accepted rejects no more", "installing active unbinding closing draining removing", "reject")
+	add("who has accepted rejects no more, but for a copy of an offer that comes late to a new run", "installing active unbinding closing draining removing", "reject")
 	return pairs
 }()
 
