@@ -106,6 +106,40 @@ type forgetful struct{ Datapath }
 
 func (*forgetful) Rules(context.Context) ([]RuleStat, error) { return nil, nil }
 
+// idling gives inbound rules an idle time-out, as switches would.
+type idling struct{ Datapath }
+
+func (d *idling) Apply(ctx context.Context, c Change) error {
+	err := d.Datapath.Apply(ctx, c)
+	for _, r := range c.Add {
+		if err == nil && r.Direction == Inbound {
+			d.watch(r, 0)
+		}
+	}
+	return err
+}
+
+// watch removes r when it has not been hit for three seconds.
+func (d *idling) watch(r Rule, hits uint64) {
+	time.AfterFunc(3*time.Second, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		stats, err := d.Rules(ctx)
+		if err != nil {
+			return
+		}
+		for _, s := range stats {
+			switch {
+			case s.Rule.ID != r.ID || s.Rule.Direction != Inbound:
+			case s.Packets == hits:
+				_ = d.Datapath.Apply(ctx, Change{Remove: []Rule{r}}) // it is gone, or the switch is
+			default:
+				d.watch(r, s.Packets)
+			}
+		}
+	})
+}
+
 // Bugs are mistakes that others have made, planted into a run. The model must find
 // each of them.
 var Bugs = map[string]func(*Seam){
@@ -256,6 +290,7 @@ var Bugs = map[string]func(*Seam){
 			}
 		})
 	},
+	"lets inbound rules idle out": func(s *Seam) { s.l.dp = &idling{s.l.dp} },
 	"does not renew inbound leases": func(s *Seam) {
 		s.alter(func(c *Change) {
 			if len(c.Add) == 0 || c.Add[0].Direction == Listen {
