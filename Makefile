@@ -31,9 +31,11 @@ test:
 	@set -euo pipefail; sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; \
 	race=; if command -v gcc >/dev/null; then race=-race; else echo "no gcc: without the race detector"; fi; \
 	$(GO) build -o "$$sum" ./internal/cmd/testsum; \
-	{ $(GO) test -json $$race -shuffle=on -count=1 -timeout 20m ./... || true; \
-	  $(GO) test -json -count=1 -run '^TestIntegrationScale' ./bypass/ofpath || true; \
-	  $(GO) test -json -count=1 -run '^TestModel' ./bypass -schedules $(SCHEDULES) || true; } | "$$sum" $(TESTSUM_FLAGS)
+	{ failed=0; \
+	  $(GO) test -json $$race -shuffle=on -count=1 -timeout 20m ./... || failed=1; \
+	  $(GO) test -json -count=1 -run '^TestIntegrationScale' ./bypass/ofpath || failed=1; \
+	  $(GO) test -json -count=1 -run '^TestModel' ./bypass -schedules $(SCHEDULES) || failed=1; \
+	  exit $$failed; } | "$$sum" $(TESTSUM_FLAGS)
 
 # Minutes of the model's schedules, other ones each time.
 soak:

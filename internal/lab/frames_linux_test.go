@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -146,27 +145,7 @@ func (s *system) startCapture() *capture {
 // packetSocket opens a packet socket on the provider's end of a host's uplink.
 func (s *system) packetSocket(host int) (fd, index int) {
 	s.t.Helper()
-	inside(s.t, s.hosts[host-1].Provider, func() error {
-		dev, err := net.InterfaceByName(fmt.Sprintf("h%d", host))
-		if err != nil {
-			return err
-		}
-		index = dev.Index
-		all := uint16(unix.ETH_P_ALL)
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
-		}
-		err = errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
-			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1),
-			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
-			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all<<8 | all>>8, Ifindex: index}))
-		if err != nil {
-			_ = unix.Close(fd)
-		}
-		return err
-	})
-	return fd, index
+	return rawSocket(s.t, s.hosts[host-1].Provider, fmt.Sprintf("h%d", host))
 }
 
 // read takes frames until it is told to stop and has them all.
