@@ -40,6 +40,8 @@ type Datapath interface {
 	// Inject sends a complete frame as if the workload at ofport had sent it, or,
 	// with ofport 0, out of the uplink as it is.
 	Inject(ctx context.Context, ofport uint32, frame []byte) error
+	// Deliver sends a complete frame out of the port of a workload.
+	Deliver(ctx context.Context, ofport uint32, frame []byte) error
 	// Watch calls f for each event, in order, from one goroutine, until ctx ends
 	// (nil) or the Datapath is closed. Its first event is DatapathUp once the switch
 	// is there. f must not block.
@@ -88,7 +90,9 @@ type Base struct {
 	Hops []Hop
 	// Guard lists pairs of underlay addresses between which bypassed packets may
 	// be in flight: a packet between them to a reserved port that no rule takes must
-	// never reach the host's own stack (it would answer RST).
+	// never reach the host's own stack (it would answer RST). ICMP errors (ICMPv6 too) to
+	// one of the Local addresses reach the host, and come as PacketError besides, at a
+	// bounded rate.
 	Guard []AddrPair
 }
 
@@ -125,7 +129,8 @@ func (d Direction) String() string {
 }
 
 // Rule is one exact rule: it rewrites one direction of a flow between the
-// workload's view (Flow, MACs) and the underlay's (Local, Remote).
+// workload's view (Flow, MACs) and the underlay's (Local, Remote). All four addresses
+// are of one family.
 //
 //	Outbound: a frame of the workload at Ofport with LocalMAC > RemoteMAC and
 //	          Flow leaves by Hop as Local > Remote.
@@ -226,6 +231,7 @@ const (
 	PacketProbe  PacketKind = iota // a Listen rule; the frame is whole
 	PacketOrphan                   // to a reserved port, behind a live lease, but no rule took it
 	PacketGuard                    // to a reserved port, caught by the guard
+	PacketError                    // an ICMP error to an address that is guarded; the host has it too
 )
 
 // PacketIn is a frame from the uplink that is for us. Frame is the callee's.

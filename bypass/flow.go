@@ -36,6 +36,26 @@ func (p Proto) String() string {
 	return "proto" + strconv.Itoa(int(p))
 }
 
+// Family is an IP version. A flow is bypassed between underlay addresses of its own
+// family: a switch can rewrite addresses, but not turn one kind of packet into the other.
+type Family uint8
+
+// The families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+func (f Family) String() string { return "IPv" + strconv.Itoa(int(f)) }
+
+// FamilyOf is the family of a, which is valid; an IPv4 address in an IPv6 one is IPv6.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
 // Flow is the five-tuple of a conversation, seen from one side: Src is that
 // side's address. The zero Flow is none. Flows are comparable and can key maps.
 type Flow struct {

@@ -228,7 +228,7 @@ func (l *loop) packetIn(e PacketIn, now time.Time) {
 	case PacketOrphan:
 		l.orphan(e.Frame, now)
 		return
-	case PacketGuard:
+	case PacketGuard, PacketError:
 		return // dropped here, which is what matters
 	}
 	pr, err := parseProbe(e.Frame)

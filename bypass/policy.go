@@ -24,9 +24,14 @@ type Verdict struct {
 	// Bypass allows the flow to leave the overlay, in clear, on the provider's
 	// network, once the peer allows it too and the path is proven.
 	Bypass bool
-	// After is how many bytes the flow must have sent on the overlay before;
-	// 0 = at its first packet (for TCP, at the SYN, which is held meanwhile).
+	// After is how many bytes the flow must have carried on the overlay before, both
+	// ways. 0 for TCP = at its first packet, the SYN, which is held meanwhile; 0 for
+	// UDP = DefaultUDPBytes.
 	After int64
+	// Packets is how many packets a UDP flow must have carried on the overlay before,
+	// both ways, unless After comes first: question and answer are not worth a bypass.
+	// 0 = DefaultUDPPackets. Not for TCP.
+	Packets int
 	// Hold is how long a SYN may be held while the bypass is set up; 0 = 5 ms,
 	// negative = not at all, at most 20 ms.
 	Hold time.Duration
@@ -51,6 +56,12 @@ const (
 	DefaultHold = 5 * time.Millisecond
 	MaxHold     = 20 * time.Millisecond
 	DefaultIdle = 60 * time.Second
+)
+
+// What a UDP flow must have carried by default before it is worth a bypass.
+const (
+	DefaultUDPBytes   = 16 << 10
+	DefaultUDPPackets = 16
 )
 
 // normal fills in defaults and enforces bounds.

@@ -224,6 +224,19 @@ func (c *conn) Inject(ctx context.Context, ofport uint32, frame []byte) error {
 	return nil
 }
 
+func (c *conn) Deliver(ctx context.Context, ofport uint32, frame []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.s.mu.Lock()
+	err, port := c.usableLocked(), c.s.ports[ofport]
+	c.s.mu.Unlock()
+	if err == nil {
+		call(port.deliver, bytes.Clone(frame))()
+	}
+	return err
+}
+
 // change does f, or what the faults say instead.
 func (c *conn) change(ctx context.Context, f func() error) error {
 	return c.wait(ctx, func() error { return c.s.makeLocked(c, f) })

@@ -293,6 +293,15 @@ func (d *datapath) Inject(ctx context.Context, ofport uint32, frame []byte) erro
 	return convert("inject", sw.PacketOut(ctx, out))
 }
 
+func (d *datapath) Deliver(ctx context.Context, ofport uint32, frame []byte) error {
+	sw, _, err := d.session()
+	if err != nil {
+		return err
+	}
+	out := ofctl.PacketOut{InPort: ofctl.PortController, Frame: frame, Actions: []ofctl.Action{ofctl.Output{Port: ofport}}}
+	return convert("deliver", sw.PacketOut(ctx, out))
+}
+
 // findUplink is the number of the uplink; 0 if there is no such port.
 func findUplink(ports []ofctl.Port, uplink string) uint32 {
 	for _, p := range ports {
