@@ -2,7 +2,9 @@
 // of it: a line for each package, all output of what failed, why tests were skipped,
 // and, alone on the last line, "N passed, N failed, N skipped". Tests, subtests,
 // examples and fuzz targets all count; a package that fails by itself (it does not
-// build, or panics) counts as one.
+// build, or panics) counts as one. With arguments it reads those files, all at once:
+// runs side by side, each writing into its own pipe. A run that failed may end with the
+// line {"Action":"run-failed"}: then it must have said what failed.
 //
 // The exit code is 1 when anything failed, when nothing ran at all, and, with
 // -noskip, when anything was skipped.
@@ -11,18 +13,20 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"sync"
 )
 
 func main() {
 	noskip := flag.Bool("noskip", false, "a skipped test is a failure")
 	flag.Parse()
 	s := newSummary(os.Stdout)
-	err := s.read(os.Stdin)
+	err := s.readAll(flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testsum:", err)
 	}
@@ -40,8 +44,10 @@ type event struct {
 type testID struct{ pkg, test string }
 
 type summary struct {
+	mu                      sync.Mutex // guards all: files are read side by side
 	out                     io.Writer
 	passed, failed, skipped int
+	unsaid                  int // runs that failed
 	packages                int
 	output                  map[testID][]string // of what has not ended yet
 	broken                  map[string]bool     // packages in which a test failed
@@ -52,24 +58,52 @@ func newSummary(out io.Writer) *summary {
 	return &summary{out: out, output: map[testID][]string{}, broken: map[string]bool{}}
 }
 
+// readAll reads all of files, or standard input if there are none.
+func (s *summary) readAll(files []string) error {
+	if len(files) == 0 {
+		return s.read(os.Stdin)
+	}
+	errs := make([]error, len(files))
+	var wg sync.WaitGroup
+	for i, name := range files {
+		wg.Go(func() {
+			f, err := os.Open(name)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			defer f.Close()
+			errs[i] = s.read(f)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
 // read takes all events; a line that is none is printed as it is.
 func (s *summary) read(in io.Reader) error {
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, 16<<20)
 	for sc.Scan() {
 		var e event
-		if json.Unmarshal(sc.Bytes(), &e) != nil || e.Action == "" {
-			fmt.Fprintln(s.out, sc.Text())
-			continue
+		if json.Unmarshal(sc.Bytes(), &e) != nil {
+			e = event{}
 		}
-		s.take(e)
+		s.take(e, sc.Text())
 	}
 	return sc.Err()
 }
 
-func (s *summary) take(e event) {
+// take is one line, and the event that it is.
+func (s *summary) take(e event, line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	id := testID{e.Package, e.Test}
 	switch e.Action {
+	case "":
+		fmt.Fprintln(s.out, line)
+	case "run-failed":
+		s.unsaid++
 	case "build-output":
 		fmt.Fprint(s.out, e.Output)
 	case "output":
@@ -141,6 +175,9 @@ func (s *summary) finish(noskip bool) bool {
 	switch {
 	case s.packages == 0:
 		fmt.Fprintln(s.out, "testsum: no package ended")
+		ok = false
+	case ok && s.unsaid > 0:
+		fmt.Fprintln(s.out, "testsum: a run failed and did not say why")
 		ok = false
 	case noskip && s.skipped > 0:
 		fmt.Fprintln(s.out, "testsum: nothing may be skipped here")

@@ -31,6 +31,8 @@ func TestSummary(t *testing.T) {
 {"ImportPath":"s","Action":"build-fail"}
 {"Action":"fail","Package":"s","FailedBuild":"s"}
 `
+		failed = `{"Action":"run-failed"}
+`
 		panics = `{"Action":"output","Package":"u","Test":"TestD","Output":"panic: oh\n"}
 {"Action":"output","Package":"u","Output":"FAIL\tu\t0.1s\n"}
 {"Action":"fail","Package":"u"}
@@ -50,6 +52,8 @@ func TestSummary(t *testing.T) {
 		"build":          {pass + build, false, false, "1 passed, 1 failed, 0 skipped", []string{"syntax error", "FAIL\ts"}},
 		"panic":          {pass + panics, false, false, "1 passed, 1 failed, 0 skipped", []string{"panic: oh"}},
 		"nothing":        {"", false, false, "0 passed, 0 failed, 0 skipped", []string{"no package"}},
+		"failed, unsaid": {pass + failed, false, false, "1 passed, 0 failed, 0 skipped", []string{"did not say why"}},
+		"failed, said":   {pass + fail + failed, false, false, "1 passed, 1 failed, 0 skipped", nil},
 		"no JSON":        {"go: no such module\n", false, false, "0 passed, 0 failed, 0 skipped", []string{"go: no such module"}},
 		"only skips":     {skip, false, false, "0 passed, 0 failed, 1 skipped", nil},
 	} {
