@@ -253,6 +253,36 @@ func TestTriggerReasons(t *testing.T) {
 	}
 }
 
+func TestEarly(t *testing.T) {
+	for name, c := range map[string]struct {
+		proto   bypass.Proto
+		verdict bypass.Verdict
+		packets int // of size bytes each, one out, one in, and so on
+		size    int
+		early   bool
+	}{
+		"TCP at once":                 {bypass.TCP, bypass.Verdict{}, 0, 0, false},
+		"TCP before its bytes":        {bypass.TCP, bypass.Verdict{After: 1000, Packets: 1}, 9, 111, true},
+		"TCP after its bytes":         {bypass.TCP, bypass.Verdict{After: 1000, Packets: 100}, 10, 100, false},
+		"UDP, a question and answer":  {bypass.UDP, bypass.Verdict{}, 2, 500, true},
+		"UDP, one packet short":       {bypass.UDP, bypass.Verdict{}, bypass.DefaultUDPPackets - 1, 100, true},
+		"UDP after its packets":       {bypass.UDP, bypass.Verdict{}, bypass.DefaultUDPPackets, 100, false},
+		"UDP after its bytes":         {bypass.UDP, bypass.Verdict{}, 2, bypass.DefaultUDPBytes / 2, false},
+		"UDP at once":                 {bypass.UDP, bypass.Verdict{Packets: 1}, 1, 1, false},
+		"UDP, more packets":           {bypass.UDP, bypass.Verdict{Packets: 100}, 99, 100, true},
+		"UDP, more packets, by bytes": {bypass.UDP, bypass.Verdict{Packets: 100, After: 5000}, 50, 100, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := bypass.Flow{Proto: c.proto, Src: netip.AddrPortFrom(ipHere, 1), Dst: netip.AddrPortFrom(ipThere, 2)}
+			e, _ := flowtable.New(0).Track(f, time.Now())
+			for i := range c.packets {
+				[]*flowtable.Counter{&e.Out, &e.In}[i%2].Add(c.size)
+			}
+			require.Equal(t, c.early, early(e, c.verdict))
+		})
+	}
+}
+
 func opened(o *Out, f bypass.Flow) {
 	e, _ := o.Flows.Track(f, time.Now())
 	e.SetOpened(flowtable.OpenedThere)
