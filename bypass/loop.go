@@ -54,6 +54,7 @@ type loop struct {
 	releasing bool        // a job will look at them
 	addr      netip.Addr  // ours, offered to peers; invalid = none
 	noAddr    Reason      // why there is none; ReasonNone = it is not known yet
+	hopsAsked map[netip.Addr]hopAsked
 }
 
 type peerKey struct {

@@ -138,6 +138,7 @@ func (l *loop) armProof(p *peer) {
 		now := time.Now()
 		p.proof.late(now.Sub(at))
 		l.prove(p, func() []proofAction { return p.proof.tick(now, p.busy() || p.eager) })
+		l.askHop(p, now)
 	})
 }
 
