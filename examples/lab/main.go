@@ -74,7 +74,12 @@ func parse(args []string) (*flags, int) {
 	set := flag.NewFlagSet("lab", flag.ContinueOnError)
 	set.IntVar(&f.lab.Hosts, "hosts", 2, "hosts")
 	set.IntVar(&f.lab.Containers, "containers", 1, "containers on each host")
-	set.IntVar(&f.lab.MTU, "mtu", 1400, "containers' MTU")
+	set.Func("datapath", "of the switches: tso (default), plain, afxdp or, with the kernel's module openvswitch, system", func(text string) error {
+		f.lab.Datapath = lab.Datapath(text)
+		return nil
+	})
+	set.IntVar(&f.lab.MTU, "mtu", 0, "containers' MTU, up to the provider's (default 1400)")
+	set.IntVar(&f.lab.UnderlayMTU, "underlay-mtu", 0, "the provider's MTU (default 1500)")
 	set.StringVar(&f.lab.Prefix, "prefix", "vias-", "beginning of all namespaces' names")
 	set.DurationVar(&f.measure.Duration, "duration", 5*time.Second, "of each iperf3 run, whole seconds")
 	set.IntVar(&f.measure.Rounds, "rounds", 5, "rounds; 0 = measure nothing")

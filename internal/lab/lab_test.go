@@ -20,7 +20,15 @@ func TestConfig(t *testing.T) {
 	require.Equal(t, "vias-h2", hosts[1].Namespace)
 	require.Equal(t, "10.99.0.2", hosts[1].Addr.String())
 	require.Equal(t, Container{Namespace: "vias-h2c1", Name: "h2c1", Port: "c1", Ofport: 11,
-		Addr: netip.MustParseAddr("10.77.0.2"), MAC: hosts[1].Containers[0].MAC}, hosts[1].Containers[0])
+		Addr: netip.MustParseAddr("10.77.0.2"), Addr6: netip.MustParseAddr("fd77::2"), MAC: hosts[1].Containers[0].MAC}, hosts[1].Containers[0])
+
+	require.Equal(t, "fd99::2", hosts[1].Addr6.String())
+	for want, c := range map[int]Config{1400: {}, 1300: {UnderlayMTU: 1300}, 1500: {UnderlayMTU: 1460, MTU: 1500}, 9000: {UnderlayMTU: 9000, MTU: 9000}} {
+		n, err := c.normal()
+		require.NoError(t, err)
+		require.Equal(t, want, n.MTU)
+		require.Equal(t, DatapathTSO, n.Datapath)
+	}
 
 	c, err = Config{Hosts: 3, Containers: 4}.normal()
 	require.NoError(t, err)
@@ -34,7 +42,8 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	for _, bad := range []Config{{Prefix: "a/b"}, {Prefix: "-"}, {Hosts: 1}, {Hosts: -1}, {Hosts: 21}, {Containers: -1},
-		{Hosts: 20, Containers: 20}, {MTU: 9000}, {MTU: 1}, {Root: "run"}} {
+		{Hosts: 20, Containers: 20}, {MTU: 9000}, {MTU: 1}, {Root: "run"},
+		{Datapath: "x"}, {UnderlayMTU: 1000}, {UnderlayMTU: 10000}, {UnderlayMTU: 1460, MTU: 1501}, {Datapath: DatapathAFXDP, UnderlayMTU: 9000}} {
 		_, err := bad.normal()
 		require.ErrorIs(t, err, ErrLab, "%+v", bad)
 	}
@@ -165,6 +174,7 @@ func TestSites(t *testing.T) {
 	require.Equal(t, []string{"10.99.0.1 vias-net1 net0", "10.99.0.2 vias-net net1", "10.99.0.3 vias-net3 net2",
 		"10.99.0.4 vias-net1 net0"}, where, "dealt out in turn; a cloud has a namespace of its own")
 	require.Equal(t, "10.99.0.254", c.site(3).gateway().String())
+	require.Equal(t, "fd99:0:0:2::fe", c.site(3).gateway6().String())
 	require.NotEqual(t, c.site(1).routerMAC(), c.site(2).routerMAC())
 	for _, bad := range [][]Site{{}, {{}}, {{Prefix: public("10.0.0.0/16")}}, {{Prefix: public("fd00::/24")}},
 		{{Prefix: private, Outside: public("203.0.113.1/32")}}, {{Prefix: private}, {Prefix: private}},
