@@ -46,6 +46,7 @@ func datagram(tb testing.TB, n int) []byte {
 
 // six is an IPv4 frame's packet in IPv6, between fd00::1 and fd00::2.
 func six(f []byte) []byte {
+	f = f[:14+int(binary.BigEndian.Uint16(f[16:]))] // without padding
 	out := append(append([]byte(nil), f[:12]...), 0x86, 0xdd, 0x60, 0, 0, 0)
 	out = binary.BigEndian.AppendUint16(out, uint16(len(f)-14-lenIPv4))
 	out = append(out, f[14+9], 64)

@@ -66,7 +66,7 @@ func (p *proof) request(h *half, now time.Time) []proofAction {
 	h.n++
 	h.sentAt[h.n%8] = now
 	if h.proto == TCP && !h.open {
-		pr.syn, pr.seq, pr.size = true, p.key.isn(&pr, probeRequest), 40
+		pr.syn, pr.seq, pr.size = true, p.key.isn(&pr, probeRequest), pr.head()
 		h.seq = pr.seq + 1
 		return p.emit(&pr)
 	}
@@ -280,7 +280,7 @@ func (p *proof) serve(pr *probe, now time.Time) ([]proofAction, bool) {
 		if acts, bad := p.suspect(pr, claimed, now); bad {
 			return acts, true
 		}
-		back.syn, back.ack, back.size = true, true, 40
+		back.syn, back.ack, back.size = true, true, back.head()
 		back.seq, back.num = p.key.isn(&back, probeReply), pr.seq+1
 		return p.emit(&back), true
 	}

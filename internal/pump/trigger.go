@@ -60,17 +60,7 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 // UDP's: then both ends count both ways, and the end whose packet reaches the threshold asks,
 // which is the sender if nothing comes back. If both do at once, the transaction settles it.
 func early(e *flowtable.Entry, v bypass.Verdict) bool {
-	bytes := e.Total() - e.Ask.Base
-	if e.Proto() != bypass.UDP {
-		return bytes < v.After
-	}
-	if v.After <= 0 {
-		v.After = bypass.DefaultUDPBytes
-	}
-	if v.Packets <= 0 {
-		v.Packets = bypass.DefaultUDPPackets
-	}
-	return bytes < v.After && e.Packets() < int64(v.Packets)
+	return !v.Due(e.Proto(), e.Packets(), e.Total()-e.Ask.Base)
 }
 
 // verdict asks the policy when it, or what it goes by, is another than last time.
