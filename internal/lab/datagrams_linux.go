@@ -135,7 +135,7 @@ func (c *shots) send(rate *atomic.Int64, stop <-chan struct{}) error {
 			return nil
 		}
 		perSecond := float64(rate.Load())
-		due = min(due+now.Sub(last).Seconds()*perSecond, perSecond/50) // no burst after a pause
+		due = min(due+now.Sub(last).Seconds()*perSecond, max(1, perSecond/50)) // no burst after a pause
 		last = now
 		for ; due >= 1; due-- {
 			c.fill(b)
