@@ -37,7 +37,7 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 	b := &ovsBench{other: other{t: t}, ovs: ovs, br: "br" + strconv.Itoa(n), uplink: "u" + strconv.Itoa(n)}
 	b.mgmt = ovs.Mgmt(b.br)
 	// In one transaction: the switch configures itself anew after each.
-	args := []string{"add-br", b.br, "--", "set", "bridge", b.br, "datapath_type="+itest.BridgeType(t), "fail-mode=secure",
+	args := []string{"add-br", b.br, "--", "set", "bridge", b.br, "datapath_type=" + itest.BridgeType(t), "fail-mode=secure",
 		"--", "set", "port", b.br, "trunks=0"}
 	names := []string{bypasstest.Uplink: b.uplink, bypasstest.WorkloadA: "wa", bypasstest.WorkloadB: "wb", bypasstest.Plain: "t"}
 	for i, name := range names {

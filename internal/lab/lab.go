@@ -201,6 +201,21 @@ type Container struct {
 	MAC       tap.MAC
 }
 
+// addr is the address in the kind's family.
+func (c Container) addr(k Kind) netip.Addr {
+	if k.IPv6 {
+		return c.Addr6
+	}
+	return c.Addr
+}
+
+func (h *Host) addr(k Kind) netip.Addr {
+	if k.IPv6 {
+		return h.Addr6
+	}
+	return h.Addr
+}
+
 // The files of a host's node.
 
 // Config is the path of node.json.

@@ -61,17 +61,32 @@ func TestParseFlows(t *testing.T) {
 	flows := parseFlows(dump)
 	require.Len(t, flows, 5)
 	require.Equal(t, []string{"learn(table=1,priority=2,NXM_OF_VLAN_TCI[0..11])", "NORMAL"}, flows[4].actions)
-	p := pair{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2"),
-		netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.2"), 5203}
+	p := pair{client: netip.MustParseAddr("10.77.0.1"), server: netip.MustParseAddr("10.77.0.2"),
+		clientHost: netip.MustParseAddr("10.99.0.1"), serverHost: netip.MustParseAddr("10.99.0.2"), port: 5203}
 	out, in, native := counters(flows, p.isOutbound), counters(flows, p.isInbound), counters(flows, isNative)
 	require.Equal(t, map[string]uint64{"table=20,priority=100,tcp,in_port=11,nw_src=10.77.0.1,nw_dst=10.77.0.2,tp_src=40000,tp_dst=5203": 123456}, out)
 	require.Len(t, in, 1)
 	require.Len(t, native, 1)
 	require.EqualValues(t, 123456, grown(nil, out))
 	require.Zero(t, grown(out, out))
-	p.port = 5202
-	require.Empty(t, counters(flows, p.isOutbound))
-	require.Empty(t, counters(flows, p.isInbound))
+	for _, other := range []func(*pair){
+		func(p *pair) { p.port = 5202 }, func(p *pair) { p.from = 40001 }, func(p *pair) { p.kind.UDP = true }, func(p *pair) { p.kind.IPv6 = true },
+	} {
+		q := p
+		other(&q)
+		require.Empty(t, counters(flows, q.isOutbound))
+		require.Empty(t, counters(flows, q.isInbound))
+	}
+}
+
+// Rules of a UDP flow over IPv6, as Open vSwitch 3.1 prints them.
+func TestParseFlowsUDPv6(t *testing.T) {
+	flows := parseFlows(` cookie=0x1, duration=3.1s, table=20, n_packets=9, n_bytes=900, priority=100,udp6,in_port=11,ipv6_src=fd77::1,ipv6_dst=fd77::2,tp_src=40000,tp_dst=5203 actions=write_actions(set_field:fd99::1->ipv6_src,set_field:fd99::2->ipv6_dst,set_field:61441->udp_src,set_field:61442->udp_dst,group:1),goto_table:21
+ cookie=0x1, duration=3.1s, table=10, n_packets=9, n_bytes=700, priority=100,udp6,in_port=1,ipv6_src=fd99::1,ipv6_dst=fd99::2,tp_src=61441,tp_dst=61442 actions=set_field:fd77::1->ipv6_src,set_field:fd77::2->ipv6_dst,set_field:40000->udp_src,set_field:5203->udp_dst,output:11`)
+	p := pair{kind: Kind{UDP: true, IPv6: true}, client: netip.MustParseAddr("fd77::1"), server: netip.MustParseAddr("fd77::2"),
+		clientHost: netip.MustParseAddr("fd99::1"), serverHost: netip.MustParseAddr("fd99::2"), port: 5203, from: 40000}
+	require.EqualValues(t, 900, grown(nil, counters(flows, p.isOutbound)))
+	require.EqualValues(t, 700, grown(nil, counters(flows, p.isInbound)))
 }
 
 func TestGrown(t *testing.T) {
