@@ -93,8 +93,13 @@ func TestHopIsAskedOnce(t *testing.T) {
 	for _, p := range peers {
 		p.proof.phase = proofFailed
 	}
+	require.Equal(t, 2, ask(time.Hour), "the path of both hops has just failed")
+	for _, p := range peers {
+		p.proof.begin(1, now)
+	}
 	require.Zero(t, ask(time.Hour), "no path")
 	peers[1].proof.phase, peers[1].proof.half[1].sent = proofProbing, hopDoubt-1
+	peers[1].proof.route = hopRoute("10.1.0.1", "10.1.0.254")
 	require.Zero(t, ask(0), "a round that begins")
 	peers[1].proof.half[1].sent++
 	require.Equal(t, 1, ask(0), "a round in trouble")
