@@ -53,7 +53,7 @@ func (l *loop) askHop(p *peer, now time.Time) {
 		return
 	}
 	l.hopsAsked[r.Via] = last
-	if frame := r.solicit(missed); frame != nil {
+	if frame := r.Solicit(missed); frame != nil {
 		l.emit(frame)
 	}
 }
@@ -89,9 +89,9 @@ func (p *proof) missed(now time.Time) bool {
 	return false
 }
 
-// solicit is the frame that asks for the route's next hop: anywhere on the link, or at
+// Solicit is the frame that asks for the route's next hop: anywhere on the link, or at
 // the MAC that it has. nil: the two addresses are not of one family.
-func (r Route) solicit(anywhere bool) []byte {
+func (r Route) Solicit(anywhere bool) []byte {
 	switch {
 	case r.Local.Is4() && r.Via.Is4():
 		return r.arpRequest(anywhere)
