@@ -28,7 +28,8 @@ type Finding struct {
 	What   string `json:"what"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
-	// Remedy says what to do; "" when OK.
+	// Remedy says what to do; "" when OK. With OK it is advice: the check cannot see
+	// whether it is needed. Preflight gives none.
 	Remedy string `json:"remedy,omitempty"`
 }
 
