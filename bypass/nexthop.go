@@ -17,9 +17,10 @@ import (
 
 // Times of asking for a next hop.
 const (
-	// hopAsk is how often a hop is asked for by broadcast while a ping is unanswered. Twice
-	// before the proof has gone stale.
-	hopAsk = 500 * time.Millisecond
+	// hopAsk is how often a hop may be asked for by broadcast: at each ping while the one
+	// before is unanswered, until the proof has gone stale. An answer may be lost, or
+	// ignored (see hopConfirm).
+	hopAsk = 200 * time.Millisecond
 	// hopConfirm is how often the hop is asked at the MAC it has while flows depend on it.
 	// It keeps the kernel's entry reachable, that is, unchanged: for a second after a
 	// change of its own Linux takes no other MAC from an ARP reply (arp locktime).
@@ -52,18 +53,30 @@ func (l *loop) askHop(p *peer, now time.Time) {
 		return
 	}
 	l.hopsAsked[r.Via] = last
-	if frame := r.solicit(missed); frame != nil {
+	if frame := r.Solicit(missed); frame != nil {
 		l.emit(frame)
 	}
 }
 
+// leads takes a route on which nothing but MACs differ from the one before. The pings that
+// the old hop lost count against the proof: the next one is not to wait.
+func (l *loop) leads(p *peer, r Route) {
+	p.proof.route = r
+	l.hopFor(r)
+	if p.proof.missed(time.Now()) {
+		p.proof.nextPing = time.Now()
+		l.armProof(p)
+	}
+}
+
 // missed tells whether the path's next hop is in doubt: a ping was unanswered when the
-// next was due, or the first probes of a round were.
+// next was due, or for so long that the proof has just failed (the last question comes
+// after the kernel's lock time in any case); or the first probes of a round were.
 func (p *proof) missed(now time.Time) bool {
 	for i := range p.half {
 		h := &p.half[i]
 		switch p.phase {
-		case proofFresh:
+		case proofFresh, proofFailed:
 			if !h.waiting.IsZero() && h.waiting.Before(now) {
 				return true
 			}
@@ -76,9 +89,9 @@ func (p *proof) missed(now time.Time) bool {
 	return false
 }
 
-// solicit is the frame that asks for the route's next hop: anywhere on the link, or at
+// Solicit is the frame that asks for the route's next hop: anywhere on the link, or at
 // the MAC that it has. nil: the two addresses are not of one family.
-func (r Route) solicit(anywhere bool) []byte {
+func (r Route) Solicit(anywhere bool) []byte {
 	switch {
 	case r.Local.Is4() && r.Via.Is4():
 		return r.arpRequest(anywhere)

@@ -38,7 +38,7 @@ func TestSolicit(t *testing.T) {
 			"60000000 0020 3a ff fd000000000000000000000000000001 fe800000000000000000000000012345" +
 			"87 00 SUM 00000000 fe800000000000000000000000012345 0101 029900000001"},
 	} {
-		frame := c.route.solicit(c.anywhere)
+		frame := c.route.Solicit(c.anywhere)
 		pkt := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 		require.Nil(t, pkt.ErrorLayer(), name)
 		if nd, ok := pkt.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); ok {
@@ -52,10 +52,10 @@ func TestSolicit(t *testing.T) {
 		require.Equal(t, strings.NewReplacer(" ", "", "SUM", "0000").Replace(c.want), hex.EncodeToString(frame), name)
 
 		c.route.HostMAC = bridge
-		frame = c.route.solicit(c.anywhere)
+		frame = c.route.Solicit(c.anywhere)
 		require.Equal(t, bridge, tap.MAC(frame[6:12]), "%s: the host's stack is elsewhere", name)
 	}
-	require.Nil(t, hopRoute("10.1.0.1", "fe80::1").solicit(true), "an IPv4 route by an IPv6 router")
+	require.Nil(t, hopRoute("10.1.0.1", "fe80::1").Solicit(true), "an IPv4 route by an IPv6 router")
 }
 
 // frames is what a loop without workers would have sent.
@@ -93,8 +93,13 @@ func TestHopIsAskedOnce(t *testing.T) {
 	for _, p := range peers {
 		p.proof.phase = proofFailed
 	}
+	require.Equal(t, 2, ask(time.Hour), "the path of both hops has just failed")
+	for _, p := range peers {
+		p.proof.begin(1, now)
+	}
 	require.Zero(t, ask(time.Hour), "no path")
 	peers[1].proof.phase, peers[1].proof.half[1].sent = proofProbing, hopDoubt-1
+	peers[1].proof.route = hopRoute("10.1.0.1", "10.1.0.254")
 	require.Zero(t, ask(0), "a round that begins")
 	peers[1].proof.half[1].sent++
 	require.Equal(t, 1, ask(0), "a round in trouble")

@@ -218,8 +218,7 @@ func (l *loop) recheckRoute(p *peer) {
 		old := p.proof.route
 		if err == nil && old.Local == r.Local && old.Via == r.Via && old.OnLink == r.OnLink && old.MTU == r.MTU {
 			if old != r {
-				p.proof.route = r
-				l.hopFor(r)
+				l.leads(p, r)
 			}
 			return
 		}

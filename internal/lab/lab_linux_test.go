@@ -127,7 +127,7 @@ func TestIntegrationLab(t *testing.T) {
 	reaches(t, l, h1.Namespace, h2.Addr, 1500, "host to host by the bridges, full size")
 	reaches(t, l, h1.Namespace, gateway(), 1500, "host to the provider")
 	findings := preflight(t, h1)
-	require.Len(t, findings, 6)
+	require.Len(t, findings, 7)
 	for _, f := range findings {
 		require.True(t, f.OK, "%+v", f)
 	}
