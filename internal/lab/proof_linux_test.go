@@ -307,7 +307,7 @@ func (p *inquiry) strangers() (leave func()) {
 	for i, h := range p.hosts {
 		ns, other := fmt.Sprintf("%sx%d", p.cfg.Prefix, h.Index), p.hosts[1-i]
 		require.NoError(p.t, p.namespace(ctx, ns))
-		require.NoError(p.t, p.quietIPv6(ctx, ns))
+		require.NoError(p.t, p.noIPv6(ctx, ns))
 		require.NoError(p.t, p.ips(ctx, h.Provider,
 			fmt.Sprintf("link add stranger type veth peer name eth0 netns %s", ns),
 			fmt.Sprintf("link set stranger master %s up", p.cfg.site(h.Index).bridge)))

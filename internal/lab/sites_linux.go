@@ -29,7 +29,7 @@ func (l *Lab) router(ctx context.Context, ns string) error {
 	if err := l.namespace(ctx, ns); err != nil {
 		return err
 	}
-	if err := l.quietIPv6(ctx, ns); err != nil {
+	if err := l.noIPv6(ctx, ns); err != nil {
 		return err
 	}
 	_, err := l.in(ctx, ns, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")

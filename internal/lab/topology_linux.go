@@ -152,7 +152,7 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	if err := l.namespace(ctx, h.Namespace); err != nil {
 		return err
 	}
-	if err := l.quietIPv6(ctx, h.Namespace); err != nil {
+	if err := l.noIPv6(ctx, h.Namespace); err != nil {
 		return err
 	}
 	at, plug := l.cfg.site(h.Index), fmt.Sprintf("h%d", h.Index) // the provider's end
