@@ -116,6 +116,7 @@ func (l *loop) prepare(e *entry, id uint64, at Ends, pair tuple) {
 	}
 	e.tags = at.tags()
 	l.byRule[e.t.rule], p.txns[id] = e, e
+	l.ports.bind(pair, e.t.rule)
 }
 
 // sorted lists entries in the order of their coming, so that what happens does not

@@ -50,6 +50,7 @@ type loop struct {
 	base    baseState
 
 	health    healthState
+	icmp      icmpPaces
 	detaching []detaching // Detach calls that wait
 	releasing bool        // a job will look at them
 	homes     [2]home     // by family; see home
@@ -170,10 +171,12 @@ func (l *loop) hasten(i int) {
 
 func (l *loop) watchDatapath(ctx context.Context) {
 	var orphan time.Time // when the last one was looked at
+	var icmp pace
 	err := l.dp.Watch(ctx, func(e Event) {
 		if p, packet := e.(PacketIn); packet {
 			switch now := time.Now(); {
-			case p.Kind == PacketGuard, p.Kind == PacketOrphan && now.Sub(orphan) < orphanEvery:
+			case p.Kind == PacketGuard, p.Kind == PacketOrphan && now.Sub(orphan) < orphanEvery,
+				p.Kind == PacketError && !icmp.allow(now, icmpLookEvery, icmpLookBurst):
 				return // dropped here, which is what matters
 			case p.Kind == PacketOrphan:
 				orphan = now

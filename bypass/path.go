@@ -232,7 +232,10 @@ func (l *loop) packetIn(e PacketIn, now time.Time) {
 	case PacketOrphan:
 		l.orphan(e.Frame, now)
 		return
-	case PacketGuard, PacketError:
+	case PacketError:
+		l.icmpError(e.Frame, now)
+		return
+	case PacketGuard:
 		return // dropped here, which is what matters
 	}
 	pr, err := parseProbe(e.Frame)

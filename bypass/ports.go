@@ -27,7 +27,7 @@ type ports struct {
 	draw    func() uint64 // chance
 }
 
-// live is the expiry of a tuple that is in use.
+// live is the expiry of a tuple that is in use, less the number of its rule.
 const live = math.MaxInt64
 
 func newPorts(r PortRange, draw func() uint64) *ports {
@@ -112,6 +112,22 @@ func (p *ports) take(t tuple, now time.Time) bool {
 	}
 	p.set(k, t, live)
 	return true
+}
+
+// bind notes the rule that t is used by, for as long as it is live. It is noted in the
+// time until which it is used, and takes no room.
+func (p *ports) bind(t tuple, rule uint32) {
+	if k, ok := t.key(); ok {
+		p.set(k, t, live-time.Duration(rule))
+	}
+}
+
+// rule is the rule that uses t now; 0 = none.
+func (p *ports) rule(t tuple) uint32 {
+	if k, ok := t.key(); ok && p.used[k] >= live-math.MaxUint32 {
+		return uint32(live - p.used[k])
+	}
+	return 0
 }
 
 // key is t in short; false if none like it can be used.

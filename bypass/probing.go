@@ -122,7 +122,7 @@ func (p *proof) pingAll(now time.Time, busy bool) []proofAction {
 		}
 		acts = append(acts, p.request(h, now)...)
 	}
-	return acts
+	return append(acts, p.measure(now)...)
 }
 
 // since is how long ago request n was sent, or at least.
@@ -221,6 +221,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 		h.num = pr.seq + uint32(len(pr.text))
 	}
 	h.waiting, h.answered, h.starved = time.Time{}, now, 0
+	p.isWide(pr, now)
 	if p.phase == proofFresh {
 		p.timed(h.since(n, now), now)
 	}

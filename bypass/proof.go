@@ -53,6 +53,8 @@ type proof struct {
 	deadline time.Time // of the round; or, failed, when to try again
 	nextPing time.Time
 	pinged   bool      // at the last tick
+	measures int       // full-size probes, and a look at what came of them, that are due (icmp.go)
+	measured time.Time // when the last of them were over
 	slow     time.Time // first ping that took too long, with no better one since; zero = none
 }
 
