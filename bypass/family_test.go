@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/bypass/bypasstest"
 )
 
 // turn makes the pair's flow one of another kind.
@@ -74,6 +75,59 @@ func TestNoIPv6CostsNothing(t *testing.T) {
 		require.Positive(t, said[0])
 		require.Len(t, said, 1)
 		mu.Unlock()
+		p.leave()
+	})
+}
+
+// eachKind runs f for all kinds of flows.
+func eachKind(t *testing.T, f func(t *testing.T, p *pair)) {
+	for _, proto := range []bypass.Proto{bypass.TCP, bypass.UDP} {
+		for _, family := range []bypass.Family{bypass.IPv4, bypass.IPv6} {
+			t.Run(proto.String()+" over "+family.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPairWith(t, [2]bool{true, true}, nil)
+					p.turn(proto, family)
+					f(t, p)
+				})
+			})
+		}
+	}
+}
+
+// Flows of each kind are bypassed both ways between addresses of their own family, and
+// come back.
+func TestEachKindBypassedAndBack(t *testing.T) {
+	eachKind(t, func(t *testing.T, p *pair) {
+		require.Zero(t, p.exchange())
+		p.bypassed(5 * time.Second)
+		p.mu.Lock()
+		p.seen = nil
+		p.mu.Unlock()
+		require.Equal(t, 2, p.exchange())
+		p.mu.Lock()
+		require.Len(t, p.seen, 2)
+		for _, f := range p.seen {
+			w, ok := bypasstest.Parse(f)
+			require.True(t, ok)
+			require.Equal(t, p.flow.Proto, w.Flow.Proto)
+			require.Equal(t, bypass.FamilyOf(p.flow.Src.Addr()), bypass.FamilyOf(w.Flow.Src.Addr()))
+			require.True(t, bypass.DefaultPorts.Contains(w.Flow.Src.Port()) && bypass.DefaultPorts.Contains(w.Flow.Dst.Port()))
+		}
+		p.mu.Unlock()
+		for range 16 { // many leases long
+			<-time.After(5 * time.Second)
+			require.Equal(t, 2, p.exchange())
+		}
+		for _, n := range []*node{p.a, p.b} {
+			n.member.SetPolicy(bypass.Never)
+			synctest.Wait()
+			require.Zero(t, p.exchange(), "withdrawn, and still bypassed")
+			p.onOverlay(3 * time.Second)
+			require.Equal(t, bypass.ReasonPolicy, n.status(p.flow).Reason)
+			require.Equal(t, bypass.ReasonPeerPolicy, n.peer.status(p.flow).Reason)
+			n.member.SetPolicy(bypass.Always)
+			p.bypassed(15 * time.Second)
+		}
 		p.leave()
 	})
 }

@@ -113,7 +113,7 @@ func newNode(t testing.TB, w *bypasstest.Wire, i byte, six bool) *node {
 	n.sw.AddPort(ofport, n.mac, func(f []byte) { n.mu.Lock(); n.got = append(n.got, f); n.mu.Unlock() })
 	n.sw.Tap(func([]byte) { n.mu.Lock(); n.tapped++; n.mu.Unlock() })
 	n.sw.Host(func(f []byte) {
-		if !isARP(f) { // that is the host's own business
+		if !isARP(f) && !isND(f) { // that is the host's own business
 			n.mu.Lock()
 			n.stack = append(n.stack, f)
 			n.mu.Unlock()
