@@ -49,9 +49,9 @@ type window struct {
 // trouble is what the schedule has done wrong, with what may follow from it.
 type trouble struct {
 	w      *world
-	losses [2][]window                 // by sender
-	good   map[bypass.Family]time.Time // last instant at which the wire passed all of it
-	bare   [2]time.Time                // until when a host may have no guard at all
+	losses [2][]window                // by sender
+	good   [bypass.IPv6 + 1]time.Time // last instant at which the wire passed all of it
+	bare   [2]time.Time               // until when a host may have no guard at all
 }
 
 func (t *trouble) init(w *world) {
