@@ -37,20 +37,25 @@ func (a *attacked) quiet() {
 }
 
 // scanned: a guest opens 100,000 connections in some seconds, while another one's
-// transfer is bypassed. Then the switches forward both guests' packets natively, past
-// the nodes and without rewriting, and the scan goes on: that is what plain Open vSwitch
-// does to the transfer on this machine now.
+// transfer is bypassed. Before that the switches forward both guests' packets natively
+// for a while, past the nodes and without rewriting: that is what plain Open vSwitch on
+// this machine makes of the transfer during the same scan.
 func (a *attacked) scanned() {
 	t, from := a.t, a.guest(1, 2)
-	frames := a.scan(scanSYNs + int(nativeScan.Seconds()*scanRate))
+	frames := a.scan(scanSYNs)
 	out := a.mouth(from.Namespace, "eth0")
 	a.policies(nodecfg.Bypass)
 	start := time.Now()
 	tr := a.startTransferFor(scanTime)
 	a.awaitState(10*time.Second, tr.client, "bypassed")
+	a.forwardNatively(true)
+	native := time.Now()
+	out.say(scanRate, frames[:int(nativeScan.Seconds()*scanRate)]...)
+	over := time.Now()
+	a.forwardNatively(false)
 	before, names := a.usedByAll()
 	begun := time.Now()
-	out.say(scanRate, frames[:scanSYNs]...)
+	out.say(scanRate, frames...)
 	ended := time.Now()
 	t.Logf("%d SYNs in %v", scanSYNs, ended.Sub(begun))
 	for pid, u := range before {
@@ -58,20 +63,15 @@ func (a *attacked) scanned() {
 		t.Logf("%s: %v", names[pid], now.since(u))
 		require.Less(t, (now.rss-u.rss)>>20, 200, names[pid])
 	}
-	a.forwardNatively(true)
-	native := time.Now()
-	out.say(scanRate, frames[scanSYNs:]...)
-	a.forwardNatively(false)
-	over := time.Now()
-	a.afterScan()
 	<-tr.from.exited
 	<-tr.to.exited
 	require.NoError(t, tr.from.err, "the other guest's connection: %s", tr.sender.String())
 	seconds := tr.received()
-	during := between(seconds, begun.Sub(start), ended.Sub(start))
 	natively := between(seconds, native.Sub(start), over.Sub(start))
-	t.Logf("the other guest's transfer, Mbit/s of each second: %.0f; of these %.0f during the scan, %.0f during the scan natively: a share of %.2f",
-		seconds, during, natively, mean(during)/mean(natively))
+	during := between(seconds, begun.Sub(start), ended.Sub(start))
+	t.Logf("the other guest's transfer, Mbit/s of each second: %.0f; of these %.0f natively during a scan, and %.0f during the scan: a share of %.2f",
+		seconds, natively, during, mean(during)/mean(natively))
+	require.Positive(t, mean(natively))
 	require.Greater(t, mean(during), leastShare*mean(natively))
 	stop := 0
 	for _, mbits := range during {
@@ -80,6 +80,7 @@ func (a *attacked) scanned() {
 		}
 		require.LessOrEqual(t, stop, longestStop, "seconds in which nothing arrived")
 	}
+	a.afterScan()
 }
 
 // scan is n SYNs to closed ports, each of another five-tuple.
@@ -121,9 +122,11 @@ func (a *attacked) afterScan() {
 		require.Less(t, size(t, h.Log()), int64(1<<20), "the node's log")
 		t.Logf("host %d: %s; flows: %v; %d frames dropped; %d bytes of log", h.Index, strings.TrimSpace(flows), states, st.Stats.Dropped, size(t, h.Log()))
 		if h.Index == 1 {
-			require.Greater(t, st.Stats.Dropped, uint64(scanSYNs/2), "SYNs over the guest's allowance")
+			// A busy machine's switch loses others before they are here.
+			require.Greater(t, st.Stats.Dropped, uint64(scanSYNs/10), "SYNs over the guest's allowance")
 		}
-		require.Less(t, len(st.Flows), scanSYNs/2)
+		require.Less(t, len(st.Flows), scanSYNs/2, "flows")
+		require.Less(t, states["bypassed"], scanSYNs/20, "bypasses of a scan")
 	}
 }
 

@@ -17,7 +17,8 @@ const DefaultOpenRate = 1000
 // of everybody's bypassed flows. So a workload has an allowance of SYNs, which fills
 // up with time. A connection that gets through gives back what its SYN took: who opens
 // many that are answered is not bounded. A SYN over the allowance is lost, and TCP
-// repeats it.
+// repeats it. While half of the allowance is gone no SYN asks for a bypass, which costs
+// both ends' switches four rules: the connection asks when it has got through.
 //
 // A nil Opens bounds nothing. All methods may be called by several goroutines.
 type Opens struct {
@@ -47,10 +48,11 @@ func NewOpens(rate int) *Opens {
 	return &Opens{rate: rate, by: map[tap.MAC]*allowance{}}
 }
 
-// Allow takes one SYN from the workload's allowance; false: there is none left.
-func (o *Opens) Allow(workload tap.MAC, now time.Time) bool {
+// Allow takes one SYN from the workload's allowance; not ok: there is none left.
+// plenty: there is more than half.
+func (o *Opens) Allow(workload tap.MAC, now time.Time) (ok, plenty bool) {
 	if o == nil {
-		return true
+		return true, true
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -64,10 +66,10 @@ func (o *Opens) Allow(workload tap.MAC, now time.Time) bool {
 	}
 	a.left, a.at = o.leftLocked(a, now), now
 	if a.left < 1 {
-		return false
+		return false, false
 	}
 	a.left--
-	return true
+	return true, a.left >= float64(o.rate)
 }
 
 // Through gives one back: a connection has got through.

@@ -64,6 +64,7 @@ type Out struct {
 	OutConfig
 	classifier *bypass.Classifier
 	packet     bypass.Packet
+	early      bool // packet is a SYN that may not ask for a bypass (see Opens)
 	cutter     seg.Cutter
 	view       *l2.View
 	ports      *portSet
@@ -167,9 +168,14 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 	if p.Reason != bypass.ReasonNone {
 		return false
 	}
-	if p.SYN && !o.Opens.Allow(from.MAC, o.now) {
-		o.Counters.Drop(OutOpening)
-		return true
+	o.early = false
+	if p.SYN {
+		ok, plenty := o.Opens.Allow(from.MAC, o.now)
+		if !ok {
+			o.Counters.Drop(OutOpening)
+			return true
+		}
+		o.early = !plenty
 	}
 	e, _ := o.Flows.Track(p.Flow, o.now)
 	if e == nil {
