@@ -195,8 +195,6 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 		e.Ask = flowtable.Ask{Base: e.Total()}
 	case p.FIN:
 		e.SetClosed()
-	default: // with its SYN acknowledged a scan would be content
-		o.Opened(e, from.MAC)
 	}
 	e.Out.Add(len(frame))
 	if !o.Bypass {
