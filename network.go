@@ -92,6 +92,7 @@ func New(c Config) (*Network, error) {
 			Flows:    flowtable.New(0),
 			Ports:    &pump.Ports{},
 			Counters: &pump.Counters{},
+			Opens:    pump.NewOpens(c.OpenRate),
 			Bypass:   c.Bypass != nil,
 		},
 		holds:     flowtable.NewHolds(),

@@ -47,6 +47,7 @@ type Drops struct {
 	OutNoPeers   uint64 // to flood, without any link
 	OutTooLong   uint64 // longer than the peer's device takes: see Network.MTU and Stats.TooBig
 	OutLinkError uint64 // the link ended meanwhile
+	OutOpening   uint64 // a SYN of an endpoint that opens too much: see Config.OpenRate
 	OutReleased  uint64 // a held SYN that could not be released
 	InMalformed  uint64 // empty, or too short
 	InKind       uint64 // of an unknown kind
@@ -64,7 +65,7 @@ type Drops struct {
 // Total is the sum of all causes.
 func (d Drops) Total() uint64 {
 	return d.OutMalformed + d.OutSourceMAC + d.OutSourceIP + d.OutLinkLocal + d.OutLocal + d.OutNoLink +
-		d.OutNoPeers + d.OutTooLong + d.OutLinkError + d.OutReleased + d.InMalformed + d.InKind + d.InEarly +
+		d.OutNoPeers + d.OutTooLong + d.OutLinkError + d.OutOpening + d.OutReleased + d.InMalformed + d.InKind + d.InEarly +
 		d.InSourceMAC + d.InSourceIP + d.InLinkLocal + d.InNotHere + d.InFragment + d.InLate + d.InIncomplete + d.InCrowded
 }
 
@@ -105,6 +106,7 @@ func drops(c *pump.Counters) Drops {
 		OutNoPeers:   c.Dropped(pump.OutNoPeers),
 		OutTooLong:   c.Dropped(pump.OutTooLong),
 		OutLinkError: c.Dropped(pump.OutLinkError),
+		OutOpening:   c.Dropped(pump.OutOpening),
 		OutReleased:  c.Dropped(pump.OutReleased),
 		InMalformed:  c.Dropped(pump.InMalformed),
 		InKind:       c.Dropped(pump.InKind),

@@ -93,13 +93,26 @@ func (e *Entry) Total() int64 { return int64(e.Out.Bytes() + e.In.Bytes()) }
 // Packets is the frames of both directions.
 func (e *Entry) Packets() int64 { return int64(e.Out.Packets() + e.In.Packets()) }
 
+// opening is OpenedHere before the flow got through.
+const opening = uint32(OpenedHere) | 1<<8
+
 // Opened tells who sent the SYN.
-func (e *Entry) Opened() Opened { return Opened(e.opened.Load()) }
+func (e *Entry) Opened() Opened { return Opened(e.opened.Load() & 0xff) }
 
 // SetOpened notes a SYN; the flow is open (again).
 func (e *Entry) SetOpened(o Opened) {
-	e.opened.Store(uint32(o))
+	v := uint32(o)
+	if o == OpenedHere {
+		v = opening
+	}
+	e.opened.Store(v)
 	e.closed.Store(false)
+}
+
+// Through notes that a flow that was opened here got through to the other end; true:
+// that is news.
+func (e *Entry) Through() bool {
+	return e.opened.Load() == opening && e.opened.CompareAndSwap(opening, uint32(OpenedHere))
 }
 
 // SetClosed notes a FIN or RST.

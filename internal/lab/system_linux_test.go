@@ -73,7 +73,7 @@ func (s *system) explain() {
 	}
 	for _, h := range s.hosts {
 		if st, err := s.Node(h.Index).Status(context.Background()); err == nil {
-			for _, f := range st.Flows {
+			for _, f := range st.Flows[:min(len(st.Flows), 20)] {
 				s.t.Logf("host %d: %+v", h.Index, f)
 			}
 		}

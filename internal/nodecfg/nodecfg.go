@@ -58,6 +58,9 @@ type Config struct {
 	Lease Duration `json:"lease,omitzero"`
 	// Rate is how many flows a second one endpoint may begin to bypass; 0 = 500.
 	Rate int `json:"rate,omitzero"`
+	// OpenRate is how many connections a second one endpoint may open that come to
+	// nothing; 0 = 1000, -1 = any number.
+	OpenRate int `json:"open_rate,omitzero"`
 	// Status is the path of the unix socket of package nodeapi.
 	Status string `json:"status"`
 	// Log is the least level that is logged: debug, info (default), warn or error.

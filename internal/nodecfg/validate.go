@@ -70,6 +70,8 @@ func (c *Config) checkBypass() error {
 		return fmt.Errorf("lease: want whole seconds, %v at least", minLease)
 	case c.Rate < 0 || c.Rate > maxRate:
 		return fmt.Errorf("rate: want 1 to %d flows a second", maxRate)
+	case c.OpenRate < -1 || c.OpenRate > maxRate:
+		return fmt.Errorf("open_rate: want 1 to %d connections a second, or -1", maxRate)
 	case c.Bridge == "" && (c.OpenFlow != "" || c.Uplink != "" || c.UplinkAddrDevice != "" || c.OVSDB != ""):
 		return errors.New("bridge: none given, but openflow, ovsdb, uplink or uplink_addr_device is")
 	case c.Bridge == "":

@@ -24,6 +24,7 @@ const (
 	OutNoPeers               // to flood, and there is no link at all
 	OutTooLong               // longer than the peer's device takes
 	OutLinkError             // the link failed while sending
+	OutOpening               // a SYN over its workload's allowance (see Opens)
 	OutReleased              // a held SYN that could neither be injected nor sent
 	InMalformed              // empty, or too short
 	InKind                   // of a kind that we do not know

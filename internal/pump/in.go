@@ -197,11 +197,13 @@ func (in *In) flow(frame []byte, from *l2.Station) {
 	}
 	e.Seen(in.now)
 	e.SetPeer(&from.Peer)
-	if p.SYN {
+	switch {
+	case p.SYN:
 		e.SetOpened(flowtable.OpenedThere)
-	}
-	if p.FIN {
+	case p.FIN:
 		e.SetClosed()
+	default: // a reset is all that a scan gets; what the workload says itself shows nothing
+		in.Opened(e, p.Dst)
 	}
 	e.In.Add(len(frame))
 	if !in.Bypass {

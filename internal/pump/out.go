@@ -29,8 +29,17 @@ type Shared struct {
 	Flows    *flowtable.Table
 	Ports    *Ports
 	Counters *Counters
+	Opens    *Opens
 	// Bypass: there is a Host, so flows may leave the overlay.
 	Bypass bool
+}
+
+// Opened gives back what a flow's SYN took from its workload's allowance, once: the
+// connection got through, or left the overlay.
+func (s *Shared) Opened(e *flowtable.Entry, workload tap.MAC) {
+	if e.Through() {
+		s.Opens.Through(workload)
+	}
 }
 
 // OutConfig is what Out needs.
@@ -57,6 +66,7 @@ type Out struct {
 	OutConfig
 	classifier *bypass.Classifier
 	packet     bypass.Packet
+	early      bool // packet is a SYN that may not ask for a bypass (see Opens)
 	cutter     seg.Cutter
 	view       *l2.View
 	ports      *portSet
@@ -112,7 +122,7 @@ func (o *Out) Batch(b *tap.Batch) {
 		}
 		port := o.ports.byPeer[to.Peer]
 		if o.flow(frame, b.Offload(i), from, to, port) {
-			continue // held
+			continue // held, or dropped
 		}
 		if port == nil {
 			o.Counters.Drop(OutNoLink)
@@ -156,12 +166,22 @@ func (o *Out) flood(frame []byte, f tap.Offload) {
 	}
 }
 
-// flow counts a frame of a flow that could be bypassed. true: the frame was held.
-func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (held bool) {
+// flow counts a frame of a flow that could be bypassed. true: the frame was held, or
+// dropped.
+func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (taken bool) {
 	p := &o.packet
 	o.classifier.Classify(frame, p)
 	if p.Reason != bypass.ReasonNone {
 		return false
+	}
+	o.early = false
+	if p.SYN {
+		ok, plenty := o.Opens.Allow(from.MAC, o.now)
+		if !ok {
+			o.Counters.Drop(OutOpening)
+			return true
+		}
+		o.early = !plenty
 	}
 	e, _ := o.Flows.Track(p.Flow, o.now)
 	if e == nil {
@@ -169,11 +189,11 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 	}
 	e.Seen(o.now)
 	e.SetPeer(&to.Peer)
-	if p.SYN {
+	switch {
+	case p.SYN:
 		e.SetOpened(flowtable.OpenedHere)
 		e.Ask = flowtable.Ask{Base: e.Total()}
-	}
-	if p.FIN {
+	case p.FIN:
 		e.SetClosed()
 	}
 	e.Out.Add(len(frame))

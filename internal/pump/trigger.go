@@ -48,6 +48,8 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 		e.SetReason(bypass.ReasonLinkDown)
 	case from.Ofport == 0:
 		e.SetReason(bypass.ReasonDetached) // the switch does not know it
+	case o.early:
+		e.SetReason(bypass.ReasonQueued)
 	case early(e, v):
 		e.SetReason(bypass.ReasonThreshold)
 	case o.due(e):
