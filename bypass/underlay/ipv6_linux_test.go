@@ -213,6 +213,58 @@ func TestIntegrationSolicit(t *testing.T) {
 	})
 }
 
+// Addresses, routes and neighbours of both families are news.
+func TestIntegrationWatchIPv6(t *testing.T) {
+	withPeer(t, func(peer string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		u := open(t)
+		_, err := u.Route(ctx, peer6)
+		require.NoError(t, err)
+		news := make(chan struct{}, 1000)
+		ended := make(chan error, 1)
+		go func() { ended <- u.Watch(ctx, func() { news <- struct{}{} }) }()
+		<-news // subscribed
+		inPeer(t, peer, "sysctl -qw net.ipv6.conf.p0.ndisc_notify=1")
+		moved := tap.MAC{2, 0x98, 0, 0, 0, 0x33}
+		for _, c := range []struct {
+			what, line string
+			seen       func() bool
+		}{
+			{"an address", "ip -6 addr add fd98:1::1/64 dev eth0 nodad", func() bool {
+				addrs, err := u.Addrs(ctx)
+				return err == nil && len(addrs) == 3
+			}},
+			{"a route", "ip -6 route add 2001:db8::/32 via fd98::2", func() bool {
+				r, err := u.Route(ctx, netip.MustParseAddr("2001:db8::1"))
+				return err == nil && r.Via == peer6
+			}},
+			{"a neighbour", "ip -n " + peer + " link set p0 address " + moved.String(), func() bool {
+				r, err := u.Route(ctx, peer6)
+				return err == nil && r.NextHop == moved
+			}},
+		} {
+			for len(news) > 0 {
+				<-news
+			}
+			words := strings.Fields(c.line)
+			itest.Exec(t, words[0], words[1:]...)
+			for deadline := time.After(5 * time.Second); ; {
+				select {
+				case <-news:
+				case <-deadline:
+					require.FailNow(t, "not noticed: "+c.what)
+				}
+				if c.seen() {
+					break
+				}
+			}
+		}
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
 func TestIntegrationGuardChanges(t *testing.T) {
 	withPeer(t, func(peer string) {
 		u, ctx := open(t), t.Context()
