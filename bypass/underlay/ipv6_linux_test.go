@@ -294,3 +294,41 @@ func TestChanges(t *testing.T) {
 	require.Equal(t, "; delete element inet t peers6 { fd00::1 }; add element inet t peers4 { 10.0.0.2 }", changes("t", list(a, c), list(a, b)))
 	require.Equal(t, "; delete element inet t peers4 { 10.0.0.1 }", changes("t", list(a), nil))
 }
+
+// IPv6 is a remark, whatever there is of it; a translation to reserved ports is no remark.
+func TestIntegrationPreflightIPv6(t *testing.T) {
+	withPeer(t, func(string) {
+		cfg := CheckConfig{Config: Config{Uplink: "eth0"}}
+		finding := func(what string) Finding {
+			for _, f := range Preflight(t.Context(), cfg) {
+				if strings.HasPrefix(f.What, what) {
+					return f
+				}
+			}
+			require.FailNow(t, "no such finding: "+what)
+			return Finding{}
+		}
+		says := func(what string) {
+			t.Helper()
+			f := finding("IPv6")
+			require.True(t, f.OK)
+			require.Empty(t, f.Remedy)
+			require.Contains(t, f.Detail, what)
+		}
+		says("[fd98::1]")
+		cfg.Trust = []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}
+		says("[fd98::1] is in no trusted prefix")
+		cfg.Trust = []netip.Prefix{netip.MustParsePrefix("fd98::/64")}
+		sysctl(t, "net.ipv6.conf.eth0.forwarding=1", "net.ipv6.conf.eth0.accept_ra=1")
+		says("accept_ra=2")
+		sysctl(t, "net.ipv6.conf.eth0.accept_ra=2")
+		require.NotContains(t, finding("IPv6").Detail, "accept_ra")
+		itest.Exec(t, "ip", "-6", "addr", "del", "fd98::1/64", "dev", "eth0")
+		says("IPv4 only: IPv6 flows stay on the overlay")
+
+		const nat = "no address translation"
+		require.True(t, finding(nat).OK)
+		itest.Exec(t, "nft", "table ip6 host_nat { chain out { type nat hook postrouting priority 100; oifname eth0 masquerade; }; }")
+		require.Contains(t, finding(nat).Detail, "masquerade")
+	})
+}
