@@ -92,6 +92,7 @@ func New(c Config) (*Network, error) {
 			Flows:    flowtable.New(0),
 			Ports:    &pump.Ports{},
 			Counters: &pump.Counters{},
+			Opens:    pump.NewOpens(c.OpenRate),
 			Bypass:   c.Bypass != nil,
 		},
 		holds:     flowtable.NewHolds(),
@@ -269,6 +270,7 @@ func (n *Network) sendFrames(r *running) error {
 	out := pump.NewOut(pump.OutConfig{
 		Shared:  n.shared,
 		Device:  r.device,
+		Writer:  r.writer,
 		Learn:   n.config.Learn,
 		Learned: n.told.changed,
 		Trigger: pump.Trigger{

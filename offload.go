@@ -71,6 +71,9 @@ func (n *Network) flowChanged(s bypass.Status) {
 	if e, _ := n.shared.Flows.Track(s.Flow, time.Now()); e != nil {
 		e.SetStatus(s)
 		e.SetPeer(&s.Peer)
+		if from := n.shared.Stations.View().IP(s.Flow.Src.Addr()); from != nil && s.State == bypass.Bypassed {
+			n.shared.Opened(e, from.MAC)
+		}
 	}
 	switch s.State {
 	case bypass.Bypassed:

@@ -37,6 +37,11 @@ type Config struct {
 	// Learn: stations whose frames come from the device are learned and announced,
 	// besides those attached. Without it, only attached endpoints may send.
 	Learn bool
+	// OpenRate is how many connections a second each local endpoint may open to peers'
+	// that come to nothing, after twice as many at once; SYNs over that are dropped.
+	// Connections that get through are not counted. It keeps an endpoint that scans
+	// from taking the CPU that others need. 0 = 1000, below 0 = as many as it likes.
+	OpenRate int
 	// Drain is how long Run goes on, after its context ended, for bypassed flows to
 	// be taken down in order; 0 = 3 s.
 	Drain time.Duration

@@ -25,9 +25,10 @@ type node struct {
 	t        testing.TB
 	id       overlay.PeerID
 	addr     netip.Addr
+	addr6    netip.Addr // invalid = the host has no IPv6
 	uplink   tap.MAC
 	mac      tap.MAC // of the workload
-	ip       netip.Addr
+	ip, ip6  netip.Addr
 	sw       *bypasstest.Switch
 	underlay *bypasstest.Underlay
 	host     *bypass.Host
@@ -58,6 +59,11 @@ type pair struct {
 // newPair makes two hosts on one wire. change may alter a host's configuration.
 // Tests call it inside a synctest bubble, benchmarks outside.
 func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
+	return newPairWith(t, [2]bool{}, change)
+}
+
+// newPairWith gives some of the hosts IPv6 besides.
+func newPairWith(t testing.TB, six [2]bool, change func(i int, c *bypass.HostConfig)) *pair {
 	p := &pair{wire: bypasstest.NewWire()}
 	p.flow = bypass.Flow{Proto: bypass.TCP, Src: netip.MustParseAddrPort("192.168.7.1:40000"), Dst: netip.MustParseAddrPort("192.168.7.2:80")}
 	p.wire.Tap(func(f []byte) {
@@ -65,10 +71,13 @@ func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
 		p.seen = append(p.seen, bytes.Clone(f))
 		p.mu.Unlock()
 	})
-	p.a, p.b = newNode(t, p.wire, 1), newNode(t, p.wire, 2)
+	p.a, p.b = newNode(t, p.wire, 1, six[0]), newNode(t, p.wire, 2, six[1])
 	p.a.peer, p.b.peer = p.b, p.a
 	for i, n := range []*node{p.a, p.b} {
 		n.underlay.SetRoute(n.peer.addr, bypass.Route{Local: n.addr, Src: n.uplink, Via: n.peer.addr, NextHop: n.peer.uplink, OnLink: true, MTU: 1500})
+		if six[0] && six[1] {
+			n.underlay.SetRoute(n.peer.addr6, bypass.Route{Local: n.addr6, Src: n.uplink, Via: n.peer.addr6, NextHop: n.peer.uplink, OnLink: true, MTU: 1500})
+		}
 		cfg := bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay, Rate: 1_000_000,
 			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("node", i)}
 		if change != nil {
@@ -89,16 +98,27 @@ func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
 	return p
 }
 
-func newNode(t testing.TB, w *bypasstest.Wire, i byte) *node {
+func newNode(t testing.TB, w *bypasstest.Wire, i byte, six bool) *node {
 	n := &node{
 		t: t, id: overlay.PeerID{i}, addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), uplink: tap.MAC{2, 0, 0, 0, 1, i},
-		mac: tap.MAC{2, 0, 0, 0, 0, i}, ip: netip.AddrFrom4([4]byte{192, 168, 7, i}), resolves: true,
+		mac: tap.MAC{2, 0, 0, 0, 0, i}, ip: netip.AddrFrom4([4]byte{192, 168, 7, i}), ip6: netip.AddrFrom16([16]byte{0xfd, 7, 15: i}), resolves: true,
 	}
-	n.underlay = bypasstest.NewUnderlay(netip.PrefixFrom(n.addr, 24))
-	n.sw = w.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: []netip.Addr{n.addr}, Underlay: n.underlay})
+	addrs, prefixes := []netip.Addr{n.addr}, []netip.Prefix{netip.PrefixFrom(n.addr, 24), netip.MustParsePrefix("fe80::1/64")}
+	if six {
+		n.addr6 = netip.AddrFrom16([16]byte{0xfd, 10, 15: i})
+		addrs, prefixes = append(addrs, n.addr6), append(prefixes, netip.PrefixFrom(n.addr6, 64))
+	}
+	n.underlay = bypasstest.NewUnderlay(prefixes...)
+	n.sw = w.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: addrs, Underlay: n.underlay})
 	n.sw.AddPort(ofport, n.mac, func(f []byte) { n.mu.Lock(); n.got = append(n.got, f); n.mu.Unlock() })
 	n.sw.Tap(func([]byte) { n.mu.Lock(); n.tapped++; n.mu.Unlock() })
-	n.sw.Host(func(f []byte) { n.mu.Lock(); n.stack = append(n.stack, f); n.mu.Unlock() })
+	n.sw.Host(func(f []byte) {
+		if !isARP(f) { // that is the host's own business
+			n.mu.Lock()
+			n.stack = append(n.stack, f)
+			n.mu.Unlock()
+		}
+	})
 	return n
 }
 
@@ -110,7 +130,7 @@ func (n *node) join() {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			return bypass.Ends{Peer: n.peer.id, Ofport: ofport, LocalMAC: n.mac, RemoteMAC: n.peer.mac},
-				n.resolves && f.Src.Addr() == n.ip && f.Dst.Addr() == n.peer.ip
+				n.resolves && (f.Src.Addr() == n.ip && f.Dst.Addr() == n.peer.ip || f.Src.Addr() == n.ip6 && f.Dst.Addr() == n.peer.ip6)
 		},
 		Send: func(peer overlay.PeerID, msg []byte) bool {
 			n.mu.Lock()
@@ -131,7 +151,7 @@ func (n *node) join() {
 		},
 	})
 	require.NoError(n.t, err)
-	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
+	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip, n.ip6}}))
 }
 
 // receive is the control session handing over a message, in order, LinkUp first.
@@ -315,7 +335,7 @@ func TestPolicyOfEitherEnd(t *testing.T) {
 			p := newPair(t, nil)
 			n := []*node{p.a, p.b}[i]
 			until(t, time.Second, "proven", func() bool {
-				r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
 				return r == bypass.ReasonNone
 			})
 			n.member.SetPolicy(func(bypass.Request) bypass.Verdict { return bypass.Verdict{} })
@@ -476,7 +496,7 @@ func TestBothAskAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, nil)
 		until(t, time.Second, "proven", func() bool {
-			r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+			r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
 			return r == bypass.ReasonNone
 		})
 		for range 20 {
@@ -542,7 +562,7 @@ func TestRefusedInstallations(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t, nil)
 			until(t, time.Second, "proven", func() bool {
-				r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
 				return r == bypass.ReasonNone
 			})
 			synctest.Wait()

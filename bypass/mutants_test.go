@@ -101,20 +101,20 @@ func TestTuplesOfOneHostAreBounded(t *testing.T) {
 	at := func(i byte, port uint16) tuple {
 		return tuple{TCP, netip.MustParseAddrPort("10.0.0.1:61440"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), port)}
 	}
-	k, _ := at(2, 1).key()
-	p.held[k.dst] = maxTuples - 1
+	k := at(2, 1).remote.Addr()
+	p.held[k] = maxTuples - 1
 	require.True(t, p.take(at(2, 1), now), "the last one")
-	require.Equal(t, maxTuples, p.held[k.dst])
+	require.Equal(t, maxTuples, p.held[k])
 	require.False(t, p.take(at(2, 2), now))
 	require.True(t, p.take(at(3, 2), now), "another host's")
 	p.free(at(2, 1), now.Add(time.Minute))
-	require.Equal(t, maxTuples, p.held[k.dst], "it rests")
+	require.Equal(t, maxTuples, p.held[k], "it rests")
 	require.True(t, p.take(at(2, 1), now.Add(time.Minute)))
 	p.free(at(2, 1), now.Add(2*time.Minute))
 	p.sweep(now.Add(2*time.Minute - 1))
-	require.Equal(t, maxTuples, p.held[k.dst])
+	require.Equal(t, maxTuples, p.held[k])
 	p.sweep(now.Add(2 * time.Minute))
-	require.Equal(t, maxTuples-1, p.held[k.dst], "forgotten as soon as it may be taken")
+	require.Equal(t, maxTuples-1, p.held[k], "forgotten as soon as it may be taken")
 	require.True(t, p.take(at(2, 2), now))
 	p.free(at(3, 2), now)
 	p.sweep(now)

@@ -15,10 +15,13 @@ func TestMessagesRoundTrip(t *testing.T) {
 	c, err := newCodec()
 	require.NoError(t, err)
 	a, b := netip.MustParseAddrPort("10.0.0.1:61441"), netip.MustParseAddrPort("10.0.0.2:61442")
+	a6, b6 := netip.MustParseAddrPort("[fd00::1]:61441"), netip.MustParseAddrPort("[2001:db8::2]:61442")
 	for _, m := range []message{
 		{Kind: msgOffer, ID: 1 << 63, Epoch: 5, PeerEpoch: 6, Proto: TCP, Src: a, Dst: b, SrcMAC: macA, DstMAC: macB, Local: a, Remote: netip.AddrPortFrom(b.Addr(), 0), Proof: 9},
 		{Kind: msgAccept, ID: 2, Proto: UDP, Src: a, Dst: b, Local: a, Remote: b},
-		{Kind: msgClose, ID: 3, Reason: ReasonPolicy}, {Kind: msgWant, Epoch: 1},
+		{Kind: msgOffer, Family: IPv6, ID: 2, Proto: UDP, Src: a6, Dst: b6, Local: a6, Remote: b6},
+		{Kind: msgChallenge, Family: IPv6, ID: 4, Nonce: make([]byte, 32), Addr: a6.Addr(), MTU: 1280, Lease: 30},
+		{Kind: msgClose, Family: IPv6, ID: 3}, {Kind: msgClose, ID: 3, Reason: ReasonPolicy}, {Kind: msgWant, Epoch: 1},
 		{Kind: msgAlive, IDs: make([]uint64, maxAlive)}, {Kind: msgSync},
 		{Kind: msgChallenge, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Domain: "dc1", Lease: 30},
 		{Kind: msgResponse, ID: 4, Nonce: make([]byte, 32), Addr: a.Addr(), MTU: 1500, Ports: []uint16{1, 2}, Lease: 30},
@@ -35,14 +38,23 @@ func TestMessagesRoundTrip(t *testing.T) {
 func TestMessagesRefused(t *testing.T) {
 	c, err := newCodec()
 	require.NoError(t, err)
-	a6 := netip.MustParseAddrPort("[fd00::1]:1")
+	a4, a6, mapped := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("[fd00::1]:1"), netip.MustParseAddrPort("[::ffff:10.0.0.1]:1")
 	for name, m := range map[string]message{
 		"no kind": {}, "unknown kind": {Kind: kinds}, "offer without addresses": {Kind: msgOffer, Proto: TCP},
-		"offer for ICMP": {Kind: msgOffer, Proto: 1}, "offer over IPv6": {Kind: msgOffer, Proto: TCP, Src: a6, Dst: a6, Local: a6, Remote: a6},
-		"short nonce": {Kind: msgChallenge, Nonce: make([]byte, 31), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500, Lease: 30},
-		"tiny MTU":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 10, Lease: 30},
-		"no lease":    {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500},
-		"no ports":    {Kind: msgReady}, "too many transactions": {Kind: msgAlive, IDs: make([]uint64, maxAlive+1)},
+		"offer for ICMP": {Kind: msgOffer, Proto: 1}, "IPv6 in an offer over IPv4": {Kind: msgOffer, Proto: TCP, Src: a6, Dst: a6, Local: a6, Remote: a6},
+		"IPv4 in an offer over IPv6":            {Kind: msgOffer, Family: IPv6, Proto: TCP, Src: a6, Dst: a6, Local: a4, Remote: a6},
+		"IPv4 in an accept over IPv6":           {Kind: msgAccept, Family: IPv6, Proto: TCP, Src: a4, Dst: a6, Local: a6, Remote: a6},
+		"IPv4 in IPv6":                          {Kind: msgOffer, Family: IPv6, Proto: TCP, Src: a6, Dst: mapped, Local: a6, Remote: a6},
+		"an address with a zone":                {Kind: msgChallenge, Family: IPv6, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("fd00::1%eth0"), MTU: 1500, Lease: 30},
+		"IPv4 in a challenge over IPv6":         {Kind: msgChallenge, Family: IPv6, Nonce: make([]byte, 32), Addr: a4.Addr(), MTU: 1500, Lease: 30},
+		"IPv6 in a challenge over IPv4":         {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: a6.Addr(), MTU: 1500, Lease: 30},
+		"an MTU below IPv6's least":             {Kind: msgChallenge, Family: IPv6, Nonce: make([]byte, 32), Addr: a6.Addr(), MTU: 1279, Lease: 30},
+		"IPv4, which is said by saying nothing": {Kind: msgWant, Family: IPv4},
+		"another family":                        {Kind: msgWant, Family: 5},
+		"short nonce":                           {Kind: msgChallenge, Nonce: make([]byte, 31), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500, Lease: 30},
+		"tiny MTU":                              {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 10, Lease: 30},
+		"no lease":                              {Kind: msgChallenge, Nonce: make([]byte, 32), Addr: netip.MustParseAddr("10.0.0.1"), MTU: 1500},
+		"no ports":                              {Kind: msgReady}, "too many transactions": {Kind: msgAlive, IDs: make([]uint64, maxAlive+1)},
 	} {
 		b, err := c.encode(m)
 		require.NoError(t, err)

@@ -84,6 +84,7 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 		Identity:  identity,
 		Transport: n.transport(),
 		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU}.Open,
+		OpenRate:  cfg.OpenRate,
 		Logger:    log,
 	}
 	if cfg.Bridge != "" {

@@ -28,7 +28,9 @@ const (
 	enough       = 4 << 20 // bytes that show where a transfer goes
 )
 
-func (s *system) startTransfer() *transfer {
+func (s *system) startTransfer() *transfer { return s.startTransferFor(transferTime) }
+
+func (s *system) startTransferFor(d time.Duration) *transfer {
 	s.t.Helper()
 	a, b := s.guest(1, 1), s.guest(2, 1)
 	tr := &transfer{system: s, client: netip.AddrPortFrom(a.Addr, 45204), server: 5204}
@@ -38,7 +40,7 @@ func (s *system) startTransfer() *transfer {
 	require.NoError(s.t, err)
 	require.NoError(s.t, tr.to.waitListening(s.t.Context(), tr.server))
 	tr.from, err = s.spawn(a.Namespace, nil, &tr.sender, &tr.sender, "iperf3", "-J", "-c", b.Addr.String(), "-p", port,
-		"--cport", strconv.Itoa(int(tr.client.Port())), "-i", "1", "-t", strconv.Itoa(int(transferTime.Seconds())))
+		"--cport", strconv.Itoa(int(tr.client.Port())), "-i", "1", "-t", strconv.Itoa(int(d.Seconds())))
 	require.NoError(s.t, err)
 	return tr
 }
@@ -46,12 +48,9 @@ func (s *system) startTransfer() *transfer {
 // look reads all counters, for the transfer's data connection alone.
 func (tr *transfer) look() counts {
 	tr.t.Helper()
-	a, b := tr.hosts[0], tr.hosts[1]
-	p := pair{client: tr.client.Addr(), server: b.Containers[0].Addr, clientHost: a.Addr, serverHost: b.Addr, port: tr.server}
-	own := strconv.Itoa(int(tr.client.Port()))
-	c, err := tr.countRules(tr.t.Context(),
-		func(f dumped) bool { return p.isOutbound(f) && f.match["tp_src"] == own },
-		func(f dumped) bool { return p.isInbound(f) && f.sets("tcp_src", own) })
+	p := tr.pair(Kind{}, Bypass)
+	p.from, p.port = tr.client.Port(), tr.server
+	c, err := tr.countRules(tr.t.Context(), p.isOutbound, p.isInbound)
 	require.NoError(tr.t, err)
 	return c
 }

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -84,6 +83,7 @@ func TestIntegrationAttacks(t *testing.T) {
 		}
 	}
 	require.Zero(t, icmp, "a host's stack has answered with ICMP: %v", classes)
+	a.quiet()
 	a.scanned()
 }
 
@@ -272,65 +272,4 @@ func (a *attacked) policyTakesEffect() {
 		worst = max(worst, last)
 	}
 	require.Less(t, worst, time.Second)
-}
-
-// scanned: a guest opens 100,000 connections in some seconds, while another one's
-// transfer is bypassed.
-func (a *attacked) scanned() {
-	const total, perSecond = 100_000, 6_000
-	t, from, to := a.t, a.guest(1, 2), a.guest(2, 2)
-	a.policies(nodecfg.Bypass)
-	tr := a.startTransfer()
-	a.awaitState(10*time.Second, tr.client, "bypassed")
-	frames := make([][]byte, total)
-	for i := range frames {
-		at := netip.AddrPortFrom(from.Addr, uint16(1024+i%50_000))
-		frames[i] = ipv4(to.MAC, from.MAC, 6, 64, at.Addr(), to.Addr, segment(at.Port(), uint16(7000+i/50_000), 0x02))
-	}
-	before := map[int]usage{}
-	names := map[int]string{}
-	for _, h := range a.hosts {
-		vswitchd, err := a.ovs[h.Index-1].readPID("ovs-vswitchd")
-		require.NoError(t, err)
-		for pid, name := range map[int]string{a.NodePID(h.Index): "node", vswitchd: "ovs-vswitchd"} {
-			before[pid], names[pid] = used(t, pid), fmt.Sprint(name, " ", h.Index)
-		}
-	}
-	start := time.Now()
-	a.mouth(from.Namespace, "eth0").say(perSecond, frames...)
-	t.Logf("%d SYNs in %v", total, time.Since(start))
-	for pid, u := range before {
-		now := used(t, pid)
-		t.Logf("%s: %v", names[pid], now.since(u))
-		require.Less(t, (now.rss-u.rss)>>20, 400, names[pid])
-	}
-	for _, h := range a.hosts {
-		flows, err := a.ovs[h.Index-1].Ofctl(t.Context(), "dump-aggregate", bridge)
-		require.NoError(t, err)
-		var status struct{ Bypassed, Overlay int }
-		st, err := a.Node(h.Index).Status(t.Context())
-		require.NoError(t, err)
-		for _, f := range st.Flows {
-			if f.State == "bypassed" {
-				status.Bypassed++
-			} else {
-				status.Overlay++
-			}
-		}
-		require.Less(t, size(t, h.Log()), int64(1<<20), "the node's log")
-		t.Logf("host %d: %s; flows: %+v; %d bytes of log", h.Index, strings.TrimSpace(flows), status, size(t, h.Log()))
-	}
-	<-tr.from.exited
-	require.NoError(t, tr.from.err, "the other guest's connection: %s", tr.sender.String())
-	var r struct {
-		Intervals []struct {
-			Sum struct{ Bits_per_second float64 }
-		}
-	}
-	require.NoError(t, json.Unmarshal([]byte(tr.sender.String()), &r))
-	var mbits []int
-	for _, i := range r.Intervals {
-		mbits = append(mbits, int(i.Sum.Bits_per_second/1e6))
-	}
-	t.Logf("the other guest's transfer, Mbit/s of each second: %v", mbits)
 }

@@ -58,6 +58,9 @@ type Config struct {
 	Lease Duration `json:"lease,omitzero"`
 	// Rate is how many flows a second one endpoint may begin to bypass; 0 = 500.
 	Rate int `json:"rate,omitzero"`
+	// OpenRate is how many connections a second one endpoint may open that come to
+	// nothing; 0 = 1000, -1 = any number.
+	OpenRate int `json:"open_rate,omitzero"`
 	// Status is the path of the unix socket of package nodeapi.
 	Status string `json:"status"`
 	// Log is the least level that is logged: debug, info (default), warn or error.
@@ -83,10 +86,11 @@ type TAP struct {
 type Endpoint struct {
 	Name string `json:"name"`
 	// Port is the OVS port's name; Ofport its number, 0 = ask the switch.
-	Port   string       `json:"port,omitempty"`
-	Ofport uint32       `json:"ofport,omitempty"`
-	MAC    tap.MAC      `json:"mac"`
-	IPs    []netip.Addr `json:"ips"`
+	Port   string  `json:"port,omitempty"`
+	Ofport uint32  `json:"ofport,omitempty"`
+	MAC    tap.MAC `json:"mac"`
+	// IPs are its IPv4 and IPv6 addresses, but for link-local IPv6 ones.
+	IPs []netip.Addr `json:"ips"`
 	// Tag is a label for policies; it is no VLAN.
 	Tag string `json:"tag,omitempty"`
 }
@@ -100,6 +104,7 @@ type Peer struct {
 
 // Trust is bypass.Trust.
 type Trust struct {
+	// Prefixes are of either family; none = private IPv4 and unique local IPv6 addresses.
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
 	Domain   string         `json:"domain,omitempty"`
 	MaxHops  int            `json:"max_hops,omitempty"`

@@ -1,13 +1,10 @@
 package pump
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/viasnet/vias/bypass"
-	"github.com/viasnet/vias/internal/control"
 	"github.com/viasnet/vias/internal/flowtable"
 	"github.com/viasnet/vias/internal/l2"
 	"github.com/viasnet/vias/internal/seg"
@@ -21,6 +18,9 @@ const (
 	deviceBytes  = 4 * tap.MaxFrame
 	linkFrames   = 128
 	linkBytes    = linkFrames * 1536
+	// Of what is to go in fragments: one frame, or some segments of a super-frame.
+	finishedFrames = 16
+	finishedBytes  = 2 * tap.MaxFrame
 )
 
 // Shared is what the pumps of one Network share.
@@ -29,14 +29,25 @@ type Shared struct {
 	Flows    *flowtable.Table
 	Ports    *Ports
 	Counters *Counters
+	Opens    *Opens
 	// Bypass: there is a Host, so flows may leave the overlay.
 	Bypass bool
+}
+
+// Opened gives back what a flow's SYN took from its workload's allowance, once: the
+// connection got through, or left the overlay.
+func (s *Shared) Opened(e *flowtable.Entry, workload tap.MAC) {
+	if e.Through() {
+		s.Opens.Through(workload)
+	}
 }
 
 // OutConfig is what Out needs.
 type OutConfig struct {
 	Shared
 	Device tap.Device
+	// Writer takes what we tell workloads; nil = nothing.
+	Writer *Writer
 	Learn  bool
 	// Learned is called when a station was learned. It must not block.
 	Learned func()
@@ -49,17 +60,20 @@ type OutConfig struct {
 //	 1. source check (or learn)
 //	 2. destination: flood, local, or a peer
 //	 3. classify, count, trigger a bypass, perhaps hold
-//	 4. cut into finished frames behind the peer's others
+//	 4. cut into finished frames and fragments behind the peer's others
 //	one send per peer
 type Out struct {
 	OutConfig
 	classifier *bypass.Classifier
 	packet     bypass.Packet
+	early      bool // packet is a SYN that may not ask for a bypass (see Opens)
 	cutter     seg.Cutter
 	view       *l2.View
 	ports      *portSet
 	now        time.Time
 	dirty      []*Port
+	finished   *tap.Batch
+	notices    notices
 	scratch    [flowtable.MaxHeldFrame]byte
 }
 
@@ -108,13 +122,15 @@ func (o *Out) Batch(b *tap.Batch) {
 		}
 		port := o.ports.byPeer[to.Peer]
 		if o.flow(frame, b.Offload(i), from, to, port) {
-			continue // held
+			continue // held, or dropped
 		}
 		if port == nil {
 			o.Counters.Drop(OutNoLink)
 			continue
 		}
-		o.send(port, frame, b.Offload(i))
+		if mtu := o.send(port, frame, b.Offload(i)); mtu > 0 {
+			o.tooBig(frame, mtu)
+		}
 	}
 	for _, p := range o.dirty {
 		o.flush(p)
@@ -150,12 +166,22 @@ func (o *Out) flood(frame []byte, f tap.Offload) {
 	}
 }
 
-// flow counts a frame of a flow that could be bypassed. true: the frame was held.
-func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (held bool) {
+// flow counts a frame of a flow that could be bypassed. true: the frame was held, or
+// dropped.
+func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (taken bool) {
 	p := &o.packet
 	o.classifier.Classify(frame, p)
 	if p.Reason != bypass.ReasonNone {
 		return false
+	}
+	o.early = false
+	if p.SYN {
+		ok, plenty := o.Opens.Allow(from.MAC, o.now)
+		if !ok {
+			o.Counters.Drop(OutOpening)
+			return true
+		}
+		o.early = !plenty
 	}
 	e, _ := o.Flows.Track(p.Flow, o.now)
 	if e == nil {
@@ -163,11 +189,11 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 	}
 	e.Seen(o.now)
 	e.SetPeer(&to.Peer)
-	if p.SYN {
+	switch {
+	case p.SYN:
 		e.SetOpened(flowtable.OpenedHere)
 		e.Ask = flowtable.Ask{Base: e.Total()}
-	}
-	if p.FIN {
+	case p.FIN:
 		e.SetClosed()
 	}
 	e.Out.Add(len(frame))
@@ -176,51 +202,4 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 		return false
 	}
 	return o.ask(e, frame, f, from, to, port)
-}
-
-// send appends a frame, cut if need be, to what goes to p.
-func (o *Out) send(p *Port, frame []byte, f tap.Offload) {
-	mtu := p.MTU()
-	if f.GSO != tap.GSONone {
-		mtu = min(mtu, o.Device.MTU()) // the peer's device is no larger
-	}
-	if t := binary.BigEndian.Uint16(frame[12:]); t == 0x8100 || t == 0x88a8 {
-		mtu -= tap.TagLen // a tag is extra for a device, but not for a datagram
-	}
-	if err := o.cutter.Reset(frame, f, mtu); err != nil {
-		if errors.Is(err, seg.ErrTooLong) {
-			o.Counters.Drop(OutTooLong)
-		} else {
-			o.Counters.Drop(OutMalformed)
-		}
-		return
-	}
-	if p.batch == nil {
-		p.batch = tap.NewBatch(linkFrames, max(linkBytes, 2*mtu))
-	}
-	if !p.dirty {
-		p.dirty = true
-		o.dirty = append(o.dirty, p)
-	}
-	for !o.cutter.Next(p.batch) {
-		o.flush(p)
-	}
-}
-
-// flush sends what was appended.
-func (o *Out) flush(p *Port) {
-	b := p.batch
-	n := b.Len()
-	if n == 0 {
-		return
-	}
-	for i := range n {
-		p.Out.Add(len(b.Frame(i)))
-		b.Trim(i, -1)
-		b.Frame(i)[0] = control.KindFrame
-	}
-	if err := p.Send(b); err != nil {
-		o.Counters.DropN(OutLinkError, n)
-	}
-	b.Reset()
 }
