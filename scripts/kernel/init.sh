@@ -43,7 +43,7 @@ while read -r name dir timeout switch; do
 	while [ "$switch" = 1 ] && [ "$(cut -d. -f1 /proc/uptime)" -lt 12 ]; do sleep 0.2; done
 	began=$(cut -d. -f1 /proc/uptime)
 	(cd "/run/src/$dir" && exec timeout -k 10 $((timeout + 20)) "/run/work/bin/$name.test" -test.v=test2json \
-		-test.run="$(cat /run/work/run)" -test.timeout="${timeout}s" -test.parallel=4 </dev/null >"/run/work/out/$name" 2>&1)
+		-test.run="$(cat /run/work/run)" -test.timeout="${timeout}s" -test.parallel=2 </dev/null >"/run/work/out/$name" 2>&1)
 	rc=$?
 	echo $rc >"/run/work/out/$name.rc"
 	result=ok

@@ -72,7 +72,11 @@ fi
 tmp=/dev/shm
 [ "$(df --output=avail -B1M /dev/shm | tail -1)" -gt 4096 ] || tmp=$work
 
-LD_PRELOAD=$preload TMPDIR=$tmp setsid "$cache/usr/bin/linux.uml" mem="$MEM" \
+# One processor is all it can use. Each system call of the guest goes to and fro between
+# two processes here: on one core that takes half the time, and less where others wait.
+on=(taskset -c "$(awk -F'[-,]' '/^Cpus_allowed_list/ {print $NF}' /proc/self/status | tr -dc 0-9)")
+[ "$(id -u)" != 0 ] || on+=(nice -n -10)
+LD_PRELOAD=$preload TMPDIR=$tmp setsid "${on[@]}" "$cache/usr/bin/linux.uml" mem="$MEM" \
 	root=/dev/root rootfstype=hostfs rootflags=/ ro init="$PWD/scripts/kernel/init.sh" \
 	REPO="$PWD" CACHE="$cache" WORK="$work" uml_dir="$work/uml" umid=vias noreboot \
 	con=null con0=null,fd:1 </dev/null >"$work/console" 2>&1 &
