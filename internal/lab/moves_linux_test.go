@@ -33,7 +33,7 @@ const (
 func newMigration(t *testing.T) *migration {
 	t.Helper()
 	itest.Require(t, append(programs(), "go")...)
-	cfg := testConfig(testRoot(t))
+	cfg := testConfig(t, testRoot(t))
 	cfg.Hosts = 3
 	l, err := Up(t.Context(), cfg)
 	require.NoError(t, err)
