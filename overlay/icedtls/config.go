@@ -54,6 +54,10 @@ type Config struct {
 	// UnderlayMTU is the longest IP packet, in bytes, that is sent: 1280 to 8192.
 	// Default 1500.
 	UnderlayMTU int
+	// DTLSOnly has DTLS records carry frames too, one each: the conservative mode, for
+	// paths or rules that want nothing else. One end that wants it is enough. Default:
+	// data records of our own (docs/protocol.md), where both ends and the path take them.
+	DTLSOnly bool
 	// DialTimeout bounds one Dial, and how long a peer that offered may take.
 	// Default 10 s.
 	DialTimeout time.Duration

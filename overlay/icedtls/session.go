@@ -54,11 +54,12 @@ type session struct {
 	sources sources
 	path    atomic.Pointer[overlay.Path]
 
-	complete  atomic.Bool   // the DTLS handshake is: plaintext is suspect
-	repeats   *bucket       // repeated flights that we answer then
-	wrongKey  atomic.Bool   // DTLS showed another key
-	answers   chan *message // to the dialler; room for one
-	impostor  chan struct{} // closed when somebody else answered
+	link      atomic.Pointer[link] // once there is one
+	complete  atomic.Bool          // the DTLS handshake is: plaintext is suspect
+	repeats   *bucket              // repeated flights that we answer then
+	wrongKey  atomic.Bool          // DTLS showed another key
+	answers   chan *message        // to the dialler; room for one
+	impostor  chan struct{}        // closed when somebody else answered
 	impostors sync.Once
 	done      chan struct{} // inbound: closed after the outcome was handed on
 	cancel    context.CancelCauseFunc
@@ -201,6 +202,17 @@ func (s *session) putDTLS(b *buffer) bool {
 	return true
 }
 
+// putData takes b, data records, over; it is called by the socket's reader. false: there is
+// no Link yet, or any more.
+func (s *session) putData(b *buffer) bool {
+	l := s.link.Load()
+	if l == nil {
+		return false
+	}
+	l.put(b)
+	return true
+}
+
 // pairSelected is called by the agent whenever the path changes.
 func (s *session) pairSelected(local, remote ice.Candidate) {
 	ip, err := netip.ParseAddr(remote.Address())
@@ -253,7 +265,7 @@ func (s *session) establish(ctx context.Context, remote *message) (*link, error)
 		return nil, fmt.Errorf("DTLS handshake: %w", err)
 	}
 	s.complete.Store(true)
-	return newLink(s, conn), nil
+	return newLink(s, conn)
 }
 
 func (s *session) newDTLS() (*dtls.Conn, error) {

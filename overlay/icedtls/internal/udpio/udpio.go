@@ -58,6 +58,9 @@ func (c *Conn) Stats() Stats {
 	}
 }
 
+// Lost counts datagrams that the kernel did not take.
+func (c *Conn) Lost() uint64 { return c.stats.lost.Load() }
+
 // Run is how many of the first of sizes can go out as one: they are all as long as the
 // first, but that the last may be shorter.
 func Run(sizes []int) int {
