@@ -1,6 +1,7 @@
 package icedtls
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -19,12 +20,15 @@ import (
 // The first byte inside a DTLS record says what the rest is.
 const (
 	recordData byte = iota + 1
-	recordPing      // 8 bytes, which the pong repeats
+	recordPing      // 8 bytes, which the pong repeats: pingLen in all
 	recordPong
 	recordClose
 	recordHello   // about data records: see data.go
-	recordConfirm // nothing: whoever opens it knows that the keys are the same
+	recordConfirm // nothing: it shows that we have the keys, and the path takes them
+	recordTunnel  // a datagram of the next association's handshake: see rekey.go
 )
+
+const pingLen = 1 + 8
 
 const (
 	pingInterval = 500 * time.Millisecond
@@ -72,6 +76,8 @@ type link struct {
 	rtt      atomic.Int64
 	closed   atomic.Bool // by our user
 	done     chan struct{}
+	life     context.Context // ends with done, for what must be told by a context
+	end      context.CancelFunc
 	failOnce sync.Once
 	err      error // set before done is closed
 }
@@ -82,6 +88,7 @@ func newLink(s *session, conn *dtls.Conn) (*link, error) {
 		inbox: make(chan *buffer, inboxDepth),
 		done:  make(chan struct{}),
 	}
+	l.life, l.end = context.WithCancel(context.Background())
 	if err := l.data.init(l); err != nil {
 		return nil, err
 	}
@@ -200,7 +207,7 @@ func (l *link) take(b *tap.Batch, d *buffer) {
 	for {
 		whole := false
 		if d.size > 0 {
-			whole = l.data.open(b, d)
+			whole = l.data.receive(b, d)
 		} else {
 			whole = b.Append(d.data[1:d.n], tap.Offload{})
 		}
@@ -260,6 +267,8 @@ func (l *link) record(b *buffer) *buffer {
 		return t.socket.pool.get()
 	case recordHello:
 		l.data.hello(b.bytes())
+	case recordTunnel:
+		l.data.tunnelled(b.bytes())
 	case recordPing:
 		b.data[0] = recordPong
 		l.write(b.bytes()[:min(b.n, 9)])
@@ -320,6 +329,7 @@ func (l *link) watch() {
 			return
 		case <-tick.C:
 		}
+		l.data.rekey(time.Now())
 		now := l.now()
 		quiet := max(now-l.heard.Load(), now-l.said.Load())
 		switch sincePing := now - l.pinged.Load(); {
@@ -346,6 +356,7 @@ func (l *link) fail(err error) {
 	l.failOnce.Do(func() {
 		l.err = err
 		close(l.done)
+		l.end()
 		if err == overlay.ErrClosed {
 			for range closeRepeats { // one may be lost; DTLS's own close_notify follows
 				l.writeDTLS([]byte{recordClose})

@@ -206,10 +206,14 @@ func (s *session) putDTLS(b *buffer) bool {
 // no Link yet, or any more.
 func (s *session) putData(b *buffer) bool {
 	l := s.link.Load()
-	if l == nil {
+	switch {
+	case l == nil:
 		return false
+	case b.n <= smallRecord:
+		l.data.receiveSmall(b)
+	default:
+		l.put(b)
 	}
-	l.put(b)
 	return true
 }
 
@@ -253,7 +257,7 @@ func (s *session) establish(ctx context.Context, remote *message) (*link, error)
 		return nil, errors.New("no pair of addresses was selected")
 	}
 	s.pairSelected(pair.Local, pair.Remote)
-	conn, err := s.newDTLS()
+	conn, err := s.newDTLS(s.records, dtls.WithMTU(handshakeMTU), dtls.WithConnectionIDGenerator(s.connectionID))
 	if err != nil {
 		return nil, fmt.Errorf("DTLS: %w", err)
 	}
@@ -268,26 +272,25 @@ func (s *session) establish(ctx context.Context, remote *message) (*link, error)
 	return newLink(s, conn)
 }
 
-func (s *session) newDTLS() (*dtls.Conn, error) {
-	common := []dtls.Option{
+// newDTLS makes an association over records, in which the dialler is the client.
+func (s *session) newDTLS(records *packetConn, more ...dtls.Option) (*dtls.Conn, error) {
+	common := append([]dtls.Option{
 		dtls.WithCertificates(s.transport.certificate),
 		dtls.WithCipherSuites(dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
 		dtls.WithExtendedMasterSecret(dtls.RequireExtendedMasterSecret),
 		dtls.WithInsecureSkipVerify(true), // no authority: verifyKey is the check
 		dtls.WithVerifyConnection(s.verifyKey),
-		dtls.WithConnectionIDGenerator(s.connectionID),
 		dtls.WithFlightInterval(flightInterval),
 		dtls.WithDisableRetransmitBackoff(true),
-		dtls.WithMTU(handshakeMTU),
 		dtls.WithReplayProtectionWindow(replayWindow),
 		dtls.WithLoggerFactory(pionLog{log: s.transport.log}),
-	}
+	}, more...)
 	if s.dialler {
 		opts := make([]dtls.ClientOption, len(common))
 		for i, o := range common {
 			opts[i] = o
 		}
-		return dtls.ClientWithOptions(s.records, s.records.local, opts...)
+		return dtls.ClientWithOptions(records, records.local, opts...)
 	}
 	opts := []dtls.ServerOption{
 		dtls.WithClientAuth(dtls.RequireAnyClientCert),
@@ -296,7 +299,7 @@ func (s *session) newDTLS() (*dtls.Conn, error) {
 	for _, o := range common {
 		opts = append(opts, o)
 	}
-	return dtls.ServerWithOptions(s.records, s.records.local, opts...)
+	return dtls.ServerWithOptions(records, records.local, opts...)
 }
 
 func (s *session) connectionID() []byte { return binary.BigEndian.AppendUint32(nil, s.cid) }

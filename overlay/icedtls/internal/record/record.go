@@ -170,6 +170,9 @@ func NewOpener(secret []byte, sender Role, epoch uint8) (*Opener, error) {
 	return &Opener{key: k, epoch: epoch}, nil
 }
 
+// Highest is one more than the highest counter that was opened.
+func (o *Opener) Highest() uint64 { return o.window.next }
+
 // Open appends to dst what a record holds. Whoever sees a record a second time gets
 // ErrReplayed, and so does whoever sees one that is older than Window records. dst may be
 // record[HeaderLen:HeaderLen], else they must not overlap. After an error the bytes behind
