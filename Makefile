@@ -10,7 +10,7 @@ SCHEDULES ?= 10000
 SOAK ?= 60000
 ROOT := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname -s)" = Linux ] && echo yes)
 
-.PHONY: demo test soak deps lint bench mutate
+.PHONY: demo test test-kernel soak deps lint bench mutate
 
 # As root: two hosts in namespaces, on real Open vSwitch. Otherwise: in one process.
 ifeq ($(ROOT),yes)
@@ -39,6 +39,11 @@ test:
 	"$$sum" $(TESTSUM_FLAGS) \
 	  <(run_all $(WAITS); run $(GO) test -json -count=1 -run '^TestIntegrationScale' ./bypass/ofpath) \
 	  <(run_all $$rest; run nice $(GO) test -json -count=1 -run '^TestModel' ./bypass -schedules $(SCHEDULES))
+
+# The integration tests on Open vSwitch's kernel datapath, in a kernel that runs as a
+# process: nothing is loaded into this one. scripts/kernel/run.sh says what it takes.
+test-kernel: deps
+	@GO="$(GO)" scripts/kernel/run.sh
 
 # Minutes of the model's schedules, other ones each time.
 soak:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -160,12 +161,19 @@ func (c *conn) message(m control.Message, r *running) error {
 	return nil
 }
 
+// peerMTU is that of the peer's device, as its Hello says.
+func (c *conn) peerMTU() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int(min(c.session.Hello().MTU, math.MaxUint16))
+}
+
 // rise is called once, when both Hellos are there.
 func (c *conn) rise(r *running) {
 	n := c.network
 	n.stationsChanged(n.shared.Stations.SetLinked(c.peer.id, true))
 	c.peer.note(PeerLinked, nil, time.Time{})
-	c.port.SetReady()
+	c.port.SetReady(c.peerMTU())
 	n.shared.Ports.Put(c.port)
 	if c.peer.removed() { // whose port RemovePeer may just have looked for
 		n.shared.Ports.Remove(c.port)

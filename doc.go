@@ -5,7 +5,7 @@
 // Every node runs a [Network]. It links to the other nodes' over an encrypted
 // peer-to-peer overlay, through NATs, and forwards Ethernet frames. Where two nodes
 // prove that they stand in one provider network, and both hosts' policies agree, it
-// moves TCP flows, one by one, to a bypass: each node's switch rewrites the flow to
+// moves TCP and UDP flows, one by one, to a bypass: each node's switch rewrites the flow to
 // the hosts' own addresses and back, and its packets cross the provider's network
 // natively, with no tunnel, no encryption and no trip through user space. Losing the
 // bypass never loses the flow: it comes back to the overlay.
@@ -71,9 +71,13 @@
 //
 // Frames go from the device to links, or from a link to the device, and never from
 // link to link, so there are no loops. Frames between local endpoints are the
-// switch's job. Broadcast, multicast and unknown destinations go to every peer. Give
-// workloads an MTU of at most [Network.MTU]; what is longer than a link takes is
-// dropped and counted. [Network.Stats] counts every dropped frame by its cause.
+// switch's job. Broadcast, multicast and unknown destinations go to every peer.
+//
+// Workloads may have the underlay's MTU, 1500 or 9000: what no datagram of a link holds
+// is cut into smaller TCP segments, or into fragments that are put together before they
+// reach the peer's device. Only what that device would not take is dropped, and its
+// sender told (ICMP): give workloads an MTU of at most [Network.MTU].
+// [Network.Stats] counts every dropped frame by its cause.
 //
 // # Policy
 //
@@ -88,7 +92,8 @@
 // and Networks of one machine share it. Only flows between endpoints with listed IP
 // addresses can be bypassed, and the local one needs its Ofport. The first packet of
 // a TCP connection is held for some milliseconds meanwhile, if the policy wants the
-// flow bypassed at once.
+// flow bypassed at once. A UDP flow goes on over the overlay meanwhile, and is worth a
+// bypass only when it is more than a question and an answer.
 //
 // [Network.Flows] lists flows and where they are. [Network.Explain] says for any
 // five-tuple why it is not bypassed, and what would have to change.

@@ -60,7 +60,8 @@ func (n *Network) guess(x *Explanation, v *l2.View, e *flowtable.Entry) {
 	f := x.Flow
 	from, to := v.IP(f.Src.Addr()), v.IP(f.Dst.Addr())
 	switch {
-	case f.Proto != bypass.TCP || !f.Src.Addr().Is4() || !f.Dst.Addr().Is4():
+	case f.Proto != bypass.TCP && f.Proto != bypass.UDP, f.Src.Addr().BitLen() != f.Dst.Addr().BitLen(),
+		!leaves(f.Src.Addr()), !leaves(f.Dst.Addr()):
 		x.Reason = bypass.ReasonProtocol
 		return
 	case !n.shared.Bypass:
@@ -87,6 +88,12 @@ func (n *Network) guess(x *Explanation, v *l2.View, e *flowtable.Entry) {
 	}
 }
 
+// leaves tells whether an address can stand in a flow that leaves the overlay. Those of a link can
+// not: other workloads may have the same.
+func leaves(a netip.Addr) bool {
+	return a.IsValid() && !a.Is4In6() && !a.IsMulticast() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsLinkLocalUnicast()
+}
+
 func (n *Network) guessPolicy(x *Explanation, from, to *l2.Station, e *flowtable.Entry) {
 	theirs := e != nil && e.Opened() == flowtable.OpenedThere
 	decide, _ := n.policyNow()
@@ -98,7 +105,7 @@ func (n *Network) guessPolicy(x *Explanation, from, to *l2.Station, e *flowtable
 		x.Reason = bypass.ReasonPolicy
 	case theirs:
 		x.What, x.Remedy = "the peer opened it, and has not asked for a bypass", "ask the peer's node"
-	case v.After > 0:
+	case v.After > 0 || x.Flow.Proto == bypass.UDP:
 		x.Reason = bypass.ReasonThreshold
 	default:
 		x.What = "nothing is known against it: it is tried with its next packet"

@@ -270,6 +270,7 @@ func (n *Network) sendFrames(r *running) error {
 	out := pump.NewOut(pump.OutConfig{
 		Shared:  n.shared,
 		Device:  r.device,
+		Writer:  r.writer,
 		Learn:   n.config.Learn,
 		Learned: n.told.changed,
 		Trigger: pump.Trigger{

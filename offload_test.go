@@ -383,9 +383,9 @@ func TestExplain(t *testing.T) {
 			require.Contains(t, x.What, words)
 			require.False(t, x.Known)
 		}
-		check(udp, bypass.ReasonProtocol, "IPv4")
-		check(six, bypass.ReasonProtocol, "IPv4")
-		check(bypass.Flow{}, bypass.ReasonProtocol, "IPv4")
+		check(udp, bypass.ReasonProtocol, "TCP and UDP")
+		check(six, bypass.ReasonProtocol, "TCP and UDP")
+		check(bypass.Flow{}, bypass.ReasonProtocol, "TCP and UDP")
 		check(testFlow(20, 21, 1, 2), bypass.ReasonDetached, "neither")
 		check(testFlow(20, 1, 1, 2), bypass.ReasonDetached, "neither")
 		check(testFlow(0, 21, 1, 2), bypass.ReasonNoPeer, "no peer announced")

@@ -14,6 +14,9 @@ type Stats struct {
 	Sent, Received Count
 	// Flooded frames of the device went to every linked peer.
 	Flooded uint64
+	// TooBig messages told workloads that their packets are longer than a peer's device
+	// takes.
+	TooBig uint64
 	// Drops are the core's own.
 	Drops Drops
 	// Device drops are zero for a device that does not count (see tap.Counted).
@@ -42,7 +45,7 @@ type Drops struct {
 	OutLocal     uint64 // to an endpoint of this node: the switch's job
 	OutNoLink    uint64 // to a peer without a link
 	OutNoPeers   uint64 // to flood, without any link
-	OutTooLong   uint64 // longer than the link takes: see Network.MTU
+	OutTooLong   uint64 // longer than the peer's device takes: see Network.MTU and Stats.TooBig
 	OutLinkError uint64 // the link ended meanwhile
 	OutOpening   uint64 // a SYN of an endpoint that opens too much: see Config.OpenRate
 	OutReleased  uint64 // a held SYN that could not be released
@@ -53,13 +56,17 @@ type Drops struct {
 	InSourceIP   uint64 // a source IP that this peer did not announce for the MAC
 	InLinkLocal  uint64 // to 01:80:c2:00:00:0x
 	InNotHere    uint64 // to an endpoint of another peer: never from link to link
+	InFragment   uint64 // a fragment of a frame that is malformed, or does not fit the others
+	InLate       uint64 // a fragment that came twice, or when its frame had been given up
+	InIncomplete uint64 // a frame of which a fragment did not come in time
+	InCrowded    uint64 // a frame given up because fragments of later ones needed the room
 }
 
 // Total is the sum of all causes.
 func (d Drops) Total() uint64 {
 	return d.OutMalformed + d.OutSourceMAC + d.OutSourceIP + d.OutLinkLocal + d.OutLocal + d.OutNoLink +
 		d.OutNoPeers + d.OutTooLong + d.OutLinkError + d.OutOpening + d.OutReleased + d.InMalformed + d.InKind + d.InEarly +
-		d.InSourceMAC + d.InSourceIP + d.InLinkLocal + d.InNotHere
+		d.InSourceMAC + d.InSourceIP + d.InLinkLocal + d.InNotHere + d.InFragment + d.InLate + d.InIncomplete + d.InCrowded
 }
 
 // Stats is a snapshot. Counters are read one after another, while frames pass.
@@ -69,6 +76,7 @@ func (n *Network) Stats() Stats {
 		Sent:      Count{c.OutFrames.Load(), c.OutBytes.Load()},
 		Received:  Count{c.InFrames.Load(), c.InBytes.Load()},
 		Flooded:   c.Flooded.Load(),
+		TooBig:    c.TooBig.Load(),
 		Drops:     drops(c),
 		Conflicts: n.shared.Stations.Conflicts(),
 		Flows:     n.shared.Flows.Len(),
@@ -107,5 +115,9 @@ func drops(c *pump.Counters) Drops {
 		InSourceIP:   c.Dropped(pump.InSourceIP),
 		InLinkLocal:  c.Dropped(pump.InLinkLocal),
 		InNotHere:    c.Dropped(pump.InNotHere),
+		InFragment:   c.Dropped(pump.InFragment),
+		InLate:       c.Dropped(pump.InLate),
+		InIncomplete: c.Dropped(pump.InIncomplete),
+		InCrowded:    c.Dropped(pump.InCrowded),
 	}
 }

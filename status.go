@@ -8,7 +8,6 @@ import (
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/internal/flowtable"
-	"github.com/viasnet/vias/internal/pump"
 	"github.com/viasnet/vias/overlay"
 )
 
@@ -122,23 +121,18 @@ func flowStatus(e *flowtable.Entry) FlowStatus {
 	return f
 }
 
-// MTU is the largest layer-3 packet in bytes that all links take now, and so what
-// workloads should be set to at most. Before there is a link it is what every path
-// takes that IPv6 could use (RFC 8899's base of 1,200 bytes a datagram).
+// MTU is the largest layer-3 packet in bytes that the devices of this node and of all linked peers
+// take, and so what workloads should be set to at most. What no datagram of a link holds is cut on
+// the way, and put together again: a link's own limit (PeerStatus.Path) costs some speed, no more.
+// Before Run it is 0.
 func (n *Network) MTU() int {
-	mtu := 0
+	r := n.running.Load()
+	if r == nil {
+		return 0
+	}
+	mtu := r.device.MTU()
 	for _, p := range n.shared.Ports.List() {
-		if mtu == 0 || p.MTU() < mtu {
-			mtu = p.MTU()
-		}
-	}
-	if mtu == 0 {
-		mtu = baseDatagram - pump.Overhead
-	}
-	if r := n.running.Load(); r != nil {
-		mtu = min(mtu, r.device.MTU())
+		mtu = p.DeviceMTU(mtu)
 	}
 	return mtu
 }
-
-const baseDatagram = 1200

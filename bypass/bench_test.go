@@ -18,7 +18,7 @@ func BenchmarkTransaction(b *testing.B) {
 		}
 	}
 	proven := func() bool {
-		r, _ := p.a.member.PathTo(b.Context(), p.b.id)
+		r, _ := p.a.member.PathTo(b.Context(), p.b.id, bypass.IPv4)
 		return r == bypass.ReasonNone
 	}
 	for !proven() {

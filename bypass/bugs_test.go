@@ -3,6 +3,7 @@ package bypass
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -25,7 +26,7 @@ func (s *Seam) Epoch() uint16 { return uint16(s.l.epoch) }
 // LivePorts is how many tuples are in use; it must be called while nothing runs.
 func (s *Seam) LivePorts() (n int) {
 	for _, until := range s.l.ports.used {
-		if until == live {
+		if until >= live-math.MaxUint32 {
 			n++
 		}
 	}
@@ -280,6 +281,23 @@ var Bugs = map[string]func(*Seam){
 		s.alter(func(c *Change) {
 			for i := range c.Leases {
 				c.Leases[i].Outbound = outboundLease(s.l.cfg.Lease)
+			}
+		})
+	},
+	"stays on a dead path over IPv6": func(s *Seam) {
+		next := s.l.next
+		s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
+			dead := in.event == evLeave && (in.reason == ReasonProofTimeout || in.reason == ReasonProofTCP)
+			if dead && t.tuple.flow().Src.Addr().Is6() {
+				return t, nil
+			}
+			return next(t, in, now, lim)
+		}
+		s.alter(func(c *Change) {
+			for i := range c.Leases {
+				if c.Leases[i].Remote.Is6() {
+					c.Leases[i].Outbound = outboundLease(s.l.cfg.Lease)
+				}
 			}
 		})
 	},

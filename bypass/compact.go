@@ -11,24 +11,44 @@ import (
 // A host may know a hundred thousand flows, so what it keeps of each is small: a Flow
 // has 72 bytes, a time.Time 24, and each key of a map is there once more.
 
-// fiveTuple is a Flow, or a tuple of the underlay, in 14 bytes. It knows IPv4 only, as
-// the Classifier and the messages between hosts do.
+// fiveTuple is a Flow, or a tuple of the underlay, in 16 bytes. The addresses of one family
+// or the other, which many flows share, are kept once. Two are equal if what they
+// stand for is.
 type fiveTuple struct {
-	src, dst [4]byte
-	sp, dp   uint16
-	proto    Proto
+	ends   unique.Handle[addrs]
+	sp, dp uint16
+	proto  Proto
+	back   bool // the source is the higher one of ends
 }
 
-// compact is f; false if it is not IPv4.
+// addrs are two addresses of one family, the lower one first; IPv4 ones as in RFC 4291,
+// 2.5.5.2.
+type addrs struct{ low, high [16]byte }
+
+// compact is f; false if no such flow can be bypassed.
 func compact(f Flow) (fiveTuple, bool) {
-	if !f.Src.Addr().Is4() || !f.Dst.Addr().Is4() {
+	src, dst := f.Src.Addr(), f.Dst.Addr()
+	if !unicast(src) || !unicast(dst) || src.Is4() != dst.Is4() || src == dst {
 		return fiveTuple{}, false
 	}
-	return fiveTuple{f.Src.Addr().As4(), f.Dst.Addr().As4(), f.Src.Port(), f.Dst.Port(), f.Proto}, true
+	c := fiveTuple{sp: f.Src.Port(), dp: f.Dst.Port(), proto: f.Proto, back: dst.Less(src)}
+	if c.back {
+		src, dst = dst, src
+	}
+	c.ends = unique.Make(addrs{src.As16(), dst.As16()})
+	return c, true
 }
 
 func (c fiveTuple) flow() Flow {
-	return Flow{c.proto, netip.AddrPortFrom(netip.AddrFrom4(c.src), c.sp), netip.AddrPortFrom(netip.AddrFrom4(c.dst), c.dp)}
+	if c.ends == (unique.Handle[addrs]{}) {
+		return Flow{}
+	}
+	e := c.ends.Value()
+	src, dst := netip.AddrFrom16(e.low).Unmap(), netip.AddrFrom16(e.high).Unmap()
+	if c.back {
+		src, dst = dst, src
+	}
+	return Flow{c.proto, netip.AddrPortFrom(src, c.sp), netip.AddrPortFrom(dst, c.dp)}
 }
 
 // tuple is the tuple of the underlay that c stands for.
@@ -37,7 +57,7 @@ func (c fiveTuple) tuple() tuple {
 	return tuple{f.Proto, f.Src, f.Dst}
 }
 
-func (c fiveTuple) reverse() fiveTuple { return fiveTuple{c.dst, c.src, c.dp, c.sp, c.proto} }
+func (c fiveTuple) reverse() fiveTuple { return fiveTuple{c.ends, c.dp, c.sp, c.proto, !c.back} }
 
 // moment is a point in time on a loop's own clock, in nanoseconds; 0 = none. Its methods
 // are those of a time.Time.

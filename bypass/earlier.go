@@ -20,7 +20,7 @@ func (l *loop) listOld(ctx context.Context) {
 			return
 		}
 		l.clearOld(stats, time.Now())
-		for _, p := range l.peers {
+		for _, p := range l.sortedPeers() {
 			l.kick(p, time.Now())
 		}
 	})
@@ -73,7 +73,7 @@ func (l *loop) newEpoch(stats []RuleStat) {
 	for slices.ContainsFunc(stats, taken) {
 		l.epoch = l.draw()
 	}
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		p.proof.cfg.epoch = l.epoch
 	}
 }

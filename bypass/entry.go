@@ -109,13 +109,14 @@ func (e *entry) goesTo(p *peer) {
 // of pair, which is taken.
 func (l *loop) prepare(e *entry, id uint64, at Ends, pair tuple) {
 	p := e.peer
-	short, _ := pair.key() // if it were not IPv4's it could not have been taken
+	short, _ := pair.key() // if it could not be used it could not have been taken
 	e.t = txn{
 		id: id, ends: at.rules(), rule: l.ruleID(), hop: p.hop, lease: p.number, idle: e.idle, proof: p.proof.round,
 		tuple: short,
 	}
 	e.tags = at.tags()
 	l.byRule[e.t.rule], p.txns[id] = e, e
+	l.ports.bind(pair, e.t.rule)
 }
 
 // sorted lists entries in the order of their coming, so that what happens does not

@@ -283,7 +283,7 @@ func TestCallsEndWithLeave(t *testing.T) {
 		for name, call := range calls {
 			require.ErrorIs(t, call(), bypass.ErrLeft, name)
 		}
-		r, _ := m.PathTo(t.Context(), p.b.id)
+		r, _ := m.PathTo(t.Context(), p.b.id, bypass.IPv4)
 		require.Equal(t, bypass.ReasonShutdown, r)
 	})
 }

@@ -46,8 +46,8 @@ func (l *loop) begins(e *entry, now time.Time) {
 		l.unable(e, ReasonDetached, now)
 		return
 	}
-	p := l.peer(e.member, at.Peer)
-	if e.peer != p && len(p.flows) >= maxPeerFlows {
+	p := l.peer(e.member, at.Peer, FamilyOf(flow.Src.Addr()))
+	if e.peer != p && l.crowded(p) {
 		l.forget(e)
 		return
 	}
@@ -56,6 +56,10 @@ func (l *loop) begins(e *entry, now time.Time) {
 		e.wanted = false
 		l.unable(e, ReasonPolicy, now)
 		return
+	}
+	if p.family == IPv6 && p.proof.phase == proofNone {
+		p.invited = true
+		l.kick(p, now)
 	}
 	if r := l.usable(p); r != ReasonNone {
 		l.unable(e, r, now)
@@ -100,7 +104,7 @@ func (l *loop) usable(p *peer) Reason {
 	case !p.linked:
 		return ReasonLinkDown
 	case !p.proof.fresh():
-		r, _ := p.pathReason()
+		r, _ := l.pathReason(p)
 		return r
 	}
 	return ReasonNone
@@ -256,10 +260,9 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 	if !l.members[mem] {
 		return
 	}
-	p := l.peer(mem, from)
 	m, err := l.codec.decode(b)
 	if err != nil {
-		if p.logged.allow(now, logEvery, logBurst) {
+		if p := l.peer(mem, from, IPv4); p.logged.allow(now, logEvery, logBurst) {
 			l.log.Warn("bypass: message from peer refused", "peer", from.Short(), "err", err)
 		}
 		return
@@ -267,9 +270,8 @@ func (l *loop) receive(mem *Member, from overlay.PeerID, b []byte, now time.Time
 	if m.Epoch == 0 || (m.PeerEpoch != 0 && m.PeerEpoch != l.epoch) {
 		return // meant for an earlier run of ours
 	}
-	if m.Epoch != p.epoch {
-		l.reset(p, m.Epoch, now)
-	}
+	p := l.peer(mem, from, m.family())
+	l.runs(mem, from, m.Epoch, now)
 	switch m.Kind {
 	case msgOffer:
 		l.offered(p, m, now)
@@ -367,7 +369,7 @@ func (l *loop) consider(p *peer, flow Flow, m message, now time.Time) (*entry, R
 	if !l.ports.flowPort(m.Local.Port()) || !l.ports.flowPort(m.Remote.Port()) {
 		return nil, ReasonPorts
 	}
-	if p.member.find(flow) == nil && len(p.flows) >= maxPeerFlows {
+	if p.member.find(flow) == nil && l.crowded(p) {
 		return nil, ReasonPorts
 	}
 	if l.changes >= maxChanges || p.txns[m.ID] != nil {

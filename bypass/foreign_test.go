@@ -53,7 +53,7 @@ func TestSwitchRestartOfEitherEnd(t *testing.T) {
 			n.sw.Up(true)
 			until(t, time.Second, "proven again", func() bool {
 				for _, n := range []*node{p.a, p.b} {
-					if r, _ := n.member.PathTo(t.Context(), n.peer.id); r != bypass.ReasonNone {
+					if r, _ := n.member.PathTo(t.Context(), n.peer.id, bypass.IPv4); r != bypass.ReasonNone {
 						return false
 					}
 				}

@@ -157,7 +157,7 @@ func (l *loop) watchHealth(e *entry, now time.Time) {
 // countRules has the switch's counters listed, as long as there are flows.
 func (l *loop) countRules() {
 	busy := false
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		busy = busy || p.busy()
 		p.health.acked = p.health.heard
 	}
@@ -200,7 +200,7 @@ func (s *healthState) endedAt(n uint64) moment {
 
 // counted compares what was listed with what the peers told, and tells them ours.
 func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		for _, proto := range []Proto{TCP, UDP} {
 			if p.live[proto] > 0 && !p.gates[proto].out.After(ended) {
 				*p.health.closed(proto) = ended
@@ -234,7 +234,7 @@ func (l *loop) counted(stats []RuleStat, began, ended time.Time) {
 		l.log.Warn("bypass: the path drops this flow's packets though probes pass", "flow", e.flow().String(), "underlay", e.t.tuple.flow().String())
 		l.step(e, input{event: evLeave, reason: ReasonFlowBroken}, now)
 	}
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		p.tells(sorted(moved[p]))
 		l.tellCounters(p, l.health.listing, now)
 	}

@@ -3,8 +3,6 @@ package bypass_test
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -25,9 +23,10 @@ type node struct {
 	t        testing.TB
 	id       overlay.PeerID
 	addr     netip.Addr
+	addr6    netip.Addr // invalid = the host has no IPv6
 	uplink   tap.MAC
 	mac      tap.MAC // of the workload
-	ip       netip.Addr
+	ip, ip6  netip.Addr
 	sw       *bypasstest.Switch
 	underlay *bypasstest.Underlay
 	host     *bypass.Host
@@ -58,6 +57,11 @@ type pair struct {
 // newPair makes two hosts on one wire. change may alter a host's configuration.
 // Tests call it inside a synctest bubble, benchmarks outside.
 func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
+	return newPairWith(t, [2]bool{}, change)
+}
+
+// newPairWith gives some of the hosts IPv6 besides.
+func newPairWith(t testing.TB, six [2]bool, change func(i int, c *bypass.HostConfig)) *pair {
 	p := &pair{wire: bypasstest.NewWire()}
 	p.flow = bypass.Flow{Proto: bypass.TCP, Src: netip.MustParseAddrPort("192.168.7.1:40000"), Dst: netip.MustParseAddrPort("192.168.7.2:80")}
 	p.wire.Tap(func(f []byte) {
@@ -65,10 +69,13 @@ func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
 		p.seen = append(p.seen, bytes.Clone(f))
 		p.mu.Unlock()
 	})
-	p.a, p.b = newNode(t, p.wire, 1), newNode(t, p.wire, 2)
+	p.a, p.b = newNode(t, p.wire, 1, six[0]), newNode(t, p.wire, 2, six[1])
 	p.a.peer, p.b.peer = p.b, p.a
 	for i, n := range []*node{p.a, p.b} {
 		n.underlay.SetRoute(n.peer.addr, bypass.Route{Local: n.addr, Src: n.uplink, Via: n.peer.addr, NextHop: n.peer.uplink, OnLink: true, MTU: 1500})
+		if six[0] && six[1] {
+			n.underlay.SetRoute(n.peer.addr6, bypass.Route{Local: n.addr6, Src: n.uplink, Via: n.peer.addr6, NextHop: n.peer.uplink, OnLink: true, MTU: 1500})
+		}
 		cfg := bypass.HostConfig{Datapath: n.sw.Open, Underlay: n.underlay, Rate: 1_000_000,
 			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)).With("node", i)}
 		if change != nil {
@@ -89,16 +96,27 @@ func newPair(t testing.TB, change func(i int, c *bypass.HostConfig)) *pair {
 	return p
 }
 
-func newNode(t testing.TB, w *bypasstest.Wire, i byte) *node {
+func newNode(t testing.TB, w *bypasstest.Wire, i byte, six bool) *node {
 	n := &node{
 		t: t, id: overlay.PeerID{i}, addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), uplink: tap.MAC{2, 0, 0, 0, 1, i},
-		mac: tap.MAC{2, 0, 0, 0, 0, i}, ip: netip.AddrFrom4([4]byte{192, 168, 7, i}), resolves: true,
+		mac: tap.MAC{2, 0, 0, 0, 0, i}, ip: netip.AddrFrom4([4]byte{192, 168, 7, i}), ip6: netip.AddrFrom16([16]byte{0xfd, 7, 15: i}), resolves: true,
 	}
-	n.underlay = bypasstest.NewUnderlay(netip.PrefixFrom(n.addr, 24))
-	n.sw = w.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: []netip.Addr{n.addr}, Underlay: n.underlay})
+	addrs, prefixes := []netip.Addr{n.addr}, []netip.Prefix{netip.PrefixFrom(n.addr, 24), netip.MustParsePrefix("fe80::1/64")}
+	if six {
+		n.addr6 = netip.AddrFrom16([16]byte{0xfd, 10, 15: i})
+		addrs, prefixes = append(addrs, n.addr6), append(prefixes, netip.PrefixFrom(n.addr6, 64))
+	}
+	n.underlay = bypasstest.NewUnderlay(prefixes...)
+	n.sw = w.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: addrs, Underlay: n.underlay})
 	n.sw.AddPort(ofport, n.mac, func(f []byte) { n.mu.Lock(); n.got = append(n.got, f); n.mu.Unlock() })
 	n.sw.Tap(func([]byte) { n.mu.Lock(); n.tapped++; n.mu.Unlock() })
-	n.sw.Host(func(f []byte) { n.mu.Lock(); n.stack = append(n.stack, f); n.mu.Unlock() })
+	n.sw.Host(func(f []byte) {
+		if !isARP(f) && !isND(f) { // that is the host's own business
+			n.mu.Lock()
+			n.stack = append(n.stack, f)
+			n.mu.Unlock()
+		}
+	})
 	return n
 }
 
@@ -110,7 +128,7 @@ func (n *node) join() {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			return bypass.Ends{Peer: n.peer.id, Ofport: ofport, LocalMAC: n.mac, RemoteMAC: n.peer.mac},
-				n.resolves && f.Src.Addr() == n.ip && f.Dst.Addr() == n.peer.ip
+				n.resolves && (f.Src.Addr() == n.ip && f.Dst.Addr() == n.peer.ip || f.Src.Addr() == n.ip6 && f.Dst.Addr() == n.peer.ip6)
 		},
 		Send: func(peer overlay.PeerID, msg []byte) bool {
 			n.mu.Lock()
@@ -131,7 +149,7 @@ func (n *node) join() {
 		},
 	})
 	require.NoError(n.t, err)
-	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip}}))
+	require.NoError(n.t, n.member.Attach(n.t.Context(), bypass.Workload{Ofport: ofport, MAC: n.mac, IPs: []netip.Addr{n.ip, n.ip6}}))
 }
 
 // receive is the control session handing over a message, in order, LinkUp first.
@@ -315,7 +333,7 @@ func TestPolicyOfEitherEnd(t *testing.T) {
 			p := newPair(t, nil)
 			n := []*node{p.a, p.b}[i]
 			until(t, time.Second, "proven", func() bool {
-				r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
 				return r == bypass.ReasonNone
 			})
 			n.member.SetPolicy(func(bypass.Request) bypass.Verdict { return bypass.Verdict{} })
@@ -326,109 +344,6 @@ func TestPolicyOfEitherEnd(t *testing.T) {
 			if i == 1 {
 				require.Equal(t, want, p.a.status(p.flow).Reason)
 			}
-			p.leave()
-		})
-	}
-}
-
-func TestPathNotProven(t *testing.T) {
-	none := netip.Addr{}
-	for name, c := range map[string]struct {
-		spoil  func(p *pair)
-		change func(i int, c *bypass.HostConfig)
-		want   bypass.Reason
-	}{
-		"nat": {spoil: func(p *pair) {
-			p.wire.Mangle(func(f []byte) []byte { // B sees A by another address
-				w, ok := bypasstest.Parse(f)
-				if !ok || w.Flow.Src.Addr() != p.a.addr {
-					return f
-				}
-				w.Flow.Src = netip.AddrPortFrom(netip.MustParseAddr("10.0.0.77"), w.Flow.Src.Port())
-				return append([]byte(nil), remake(f, w)...)
-			})
-		}, want: bypass.ReasonProofNAT},
-		"a router":     {spoil: func(p *pair) { p.wire.Hops(1) }, want: bypass.ReasonProofHops},
-		"no tcp":       {spoil: func(p *pair) { p.wire.Block(none, none, bypass.TCP) }, want: bypass.ReasonProofTCP},
-		"no tcp to A":  {spoil: func(p *pair) { p.wire.Block(p.b.addr, p.a.addr, bypass.TCP) }, want: bypass.ReasonProofTCP},
-		"nothing":      {spoil: func(p *pair) { p.wire.Block(none, none, 0) }, want: bypass.ReasonProofTimeout},
-		"no syn":       {spoil: func(p *pair) { p.wire.Drop(func(w bypasstest.Packet) bool { return w.Flags&bypasstest.FlagSYN != 0 }) }, want: bypass.ReasonProofTCP},
-		"too slow":     {spoil: func(p *pair) { p.wire.Delay(5 * time.Millisecond) }, want: bypass.ReasonProofRTT},
-		"too narrow":   {spoil: func(p *pair) { p.wire.MTU(1000) }, want: bypass.ReasonMTU},
-		"other domain": {change: func(i int, c *bypass.HostConfig) { c.Trust.Domain = fmt.Sprint(i) }, want: bypass.ReasonDomain},
-		"outside trust": {change: func(i int, c *bypass.HostConfig) {
-			c.Trust.Prefixes = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32)}
-		}, want: bypass.ReasonUntrusted},
-		"no route":         {spoil: func(p *pair) { p.b.underlay.DropRoute(p.a.addr) }, want: bypass.ReasonNoRoute},
-		"a stack answers":  {spoil: func(p *pair) { resetBy(p) }, want: bypass.ReasonHostStack},
-		"no guard":         {spoil: func(p *pair) { p.b.underlay.FailGuard(errors.New("no nft")) }, want: bypass.ReasonGuard},
-		"the switch fails": {spoil: func(p *pair) { p.b.sw.FailNext(1000) }, want: bypass.ReasonSwitch},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := newPair(t, c.change)
-				if c.spoil != nil { // proven once, then spoiled: withdrawn, and not proven again
-					c.spoil(p)
-					p.link(false)
-					p.a.member.Forget(p.b.id)
-					p.b.member.Forget(p.a.id)
-					synctest.Wait()
-					p.link(true)
-				}
-				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
-				<-time.After(10 * time.Second)
-				synctest.Wait()
-				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
-				synctest.Wait()
-				require.Zero(t, p.exchange())
-				require.Equal(t, c.want.String(), p.a.status(p.flow).Reason.String())
-				require.NotEmpty(t, p.a.status(p.flow).Reason.String())
-				for _, f := range p.seen {
-					require.NotContains(t, string(f), "marker")
-				}
-				p.b.sw.FailNext(0)
-				p.b.underlay.FailGuard(nil)
-				p.leave()
-			})
-		})
-	}
-}
-
-// remake is frame f with the addresses of w.
-func remake(f []byte, w bypasstest.Packet) []byte {
-	out := w.Frame()
-	out[22] = f[22] // TTL
-	return out
-}
-
-// resetBy has B's own stack answer A's SYNs with RST, as a kernel does that sees them.
-func resetBy(p *pair) {
-	w := p.wire
-	w.Tap(func(f []byte) {
-		s, ok := bypasstest.Parse(f)
-		if !ok || s.Flags&bypasstest.FlagSYN == 0 || s.Flags&bypasstest.FlagACK != 0 || s.Flow.Src.Addr() != p.a.addr {
-			return
-		}
-		w.Send(bypasstest.Packet{SrcMAC: p.b.uplink, DstMAC: p.a.uplink, Flow: s.Flow.Reverse(), Flags: bypasstest.FlagRST | bypasstest.FlagACK, Ack: s.Seq + 1}.Frame())
-	})
-}
-
-func TestPathLostAndFound(t *testing.T) {
-	for _, proto := range []bypass.Proto{0, bypass.TCP, bypass.UDP} {
-		synctest.Test(t, func(t *testing.T) {
-			p := newPair(t, nil)
-			p.bypassed(time.Second)
-			p.wire.Block(p.a.addr, p.b.addr, proto)
-			lost := until(t, 5*time.Second, "native packets stop", func() bool {
-				before := p.a.tapped
-				p.exchange()
-				return p.a.tapped > before
-			})
-			require.LessOrEqual(t, lost, 3*time.Second, "traffic must be on the overlay again within 3 s")
-			p.onOverlay(70 * time.Second)
-			p.wire.Unblock(p.a.addr, p.b.addr, proto)
-			p.bypassed(40 * time.Second)
-			require.Equal(t, 2, p.exchange())
 			p.leave()
 		})
 	}
@@ -458,8 +373,7 @@ func TestLostLinkIsNotLostPath(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		p.bypassed(time.Second)
 		<-time.After(19 * time.Second)
 		require.Equal(t, 2, p.exchange())
@@ -473,10 +387,9 @@ func TestIdle(t *testing.T) {
 }
 
 func TestBothAskAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		until(t, time.Second, "proven", func() bool {
-			r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+			r, _ := p.a.member.PathTo(t.Context(), p.b.id, p.family())
 			return r == bypass.ReasonNone
 		})
 		for range 20 {
@@ -542,7 +455,7 @@ func TestRefusedInstallations(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t, nil)
 			until(t, time.Second, "proven", func() bool {
-				r, _ := p.a.member.PathTo(t.Context(), p.b.id)
+				r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
 				return r == bypass.ReasonNone
 			})
 			synctest.Wait()
@@ -557,8 +470,7 @@ func TestRefusedInstallations(t *testing.T) {
 }
 
 func TestEndpointMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		p.bypassed(time.Second)
 		p.b.mu.Lock()
 		p.b.resolves = false
@@ -573,8 +485,7 @@ func TestEndpointMoves(t *testing.T) {
 }
 
 func TestNextHopChangesItsMAC(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		p.bypassed(time.Second)
 		router := tap.MAC{2, 0, 0, 0, 9, 9}
 		p.wire.Mangle(func(f []byte) []byte { // B moves to another MAC
@@ -583,10 +494,10 @@ func TestNextHopChangesItsMAC(t *testing.T) {
 			}
 			return f
 		})
-		r, err := p.a.underlay.Route(t.Context(), p.b.addr)
+		r, err := p.a.underlay.Route(t.Context(), p.at(p.b))
 		require.NoError(t, err)
 		r.NextHop = router
-		p.a.underlay.SetRoute(p.b.addr, r)
+		p.a.underlay.SetRoute(p.at(p.b), r)
 		synctest.Wait()
 		p.seen = nil
 		require.Equal(t, 2, p.exchange())

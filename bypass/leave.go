@@ -52,7 +52,7 @@ func wait(ctx context.Context, done chan struct{}) error {
 // its flows. What the peers had in flight gets its time to arrive where it is guarded.
 func (l *loop) leave(m *Member, settled chan struct{}, now time.Time) {
 	m.leaving, m.leaveAt = settled, now
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		if p.member == m && p.guarded.Remote.IsValid() {
 			m.leaveAt = now.Add(l.cfg.Drain)
 			l.prove(p, func() []proofAction { return p.proof.fail(ReasonShutdown, now) })
@@ -87,7 +87,7 @@ func (l *loop) remove(m *Member, base, guard chan struct{}) {
 		l.abandon(e, time.Now())
 		l.forget(e)
 	}
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		if p.member == m {
 			l.drop(p)
 		}

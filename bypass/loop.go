@@ -50,15 +50,17 @@ type loop struct {
 	base    baseState
 
 	health    healthState
+	icmp      icmpPaces
 	detaching []detaching // Detach calls that wait
 	releasing bool        // a job will look at them
-	addr      netip.Addr  // ours, offered to peers; invalid = none
-	noAddr    Reason      // why there is none; ReasonNone = it is not known yet
+	homes     [2]home     // by family; see home
+	hopsAsked map[netip.Addr]hopAsked
 }
 
 type peerKey struct {
 	member *Member
 	id     overlay.PeerID
+	family Family
 }
 
 // start opens the datapath and runs a loop.
@@ -169,10 +171,12 @@ func (l *loop) hasten(i int) {
 
 func (l *loop) watchDatapath(ctx context.Context) {
 	var orphan time.Time // when the last one was looked at
+	var icmp pace
 	err := l.dp.Watch(ctx, func(e Event) {
 		if p, packet := e.(PacketIn); packet {
 			switch now := time.Now(); {
-			case p.Kind == PacketGuard, p.Kind == PacketOrphan && now.Sub(orphan) < orphanEvery:
+			case p.Kind == PacketGuard, p.Kind == PacketOrphan && now.Sub(orphan) < orphanEvery,
+				p.Kind == PacketError && !icmp.allow(now, icmpLookEvery, icmpLookBurst):
 				return // dropped here, which is what matters
 			case p.Kind == PacketOrphan:
 				orphan = now
@@ -218,7 +222,7 @@ func (l *loop) renew() {
 	l.timers.add(now.Add(renewEvery(l.cfg.Lease)), l.renew)
 	l.ports.sweep(now)
 	l.setBase(nil)
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		l.renewPeer(p, now)
 	}
 	lapse, old := l.at(now.Add(-lapseAfter)), l.at(now.Add(-forgetAfter))
@@ -247,6 +251,9 @@ func (l *loop) send(p *peer, m message) bool {
 		return false
 	}
 	m.Epoch, m.PeerEpoch = l.epoch, p.epoch
+	if p.family != IPv4 {
+		m.Family = p.family
+	}
 	b, err := l.codec.encode(m)
 	if err != nil {
 		l.log.Error("bypass: message not sent", "kind", m.Kind.String(), "err", err)
@@ -300,7 +307,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 		l.change.post(pending{call: l.listOld})
 	}
 	if !fresh || first {
-		for _, p := range l.peers {
+		for _, p := range l.sortedPeers() {
 			l.kick(p, now)
 		}
 		return
@@ -309,7 +316,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 	for _, e := range l.allFlows() {
 		l.step(e, input{event: evLeave, reason: ReasonFlowLost}, now)
 	}
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		clear(p.gates)
 		if p.proof.phase != proofNone {
 			l.proofDo(p, p.proof.restart(ReasonSwitchDown, now))

@@ -41,7 +41,7 @@ func newTrio(t *testing.T, idM byte, change func(*bypass.HostConfig)) *trio {
 	tr := &trio{}
 	tr.pair = &pair{wire: bypasstest.NewWire()}
 	tr.flow = bypass.Flow{Proto: bypass.TCP, Src: netip.MustParseAddrPort("192.168.7.5:40000"), Dst: netip.MustParseAddrPort("192.168.7.6:80")}
-	tr.a, tr.b, tr.m = newNode(t, tr.wire, 5), newNode(t, tr.wire, 6), newNode(t, tr.wire, idM)
+	tr.a, tr.b, tr.m = newNode(t, tr.wire, 5, false), newNode(t, tr.wire, 6, false), newNode(t, tr.wire, idM, false)
 	tr.a.peer, tr.b.peer, tr.m.peer = tr.b, tr.a, tr.a
 	nodes := []*node{tr.a, tr.b, tr.m}
 	for _, n := range nodes {
@@ -74,8 +74,8 @@ func newTrio(t *testing.T, idM byte, change func(*bypass.HostConfig)) *trio {
 		l[0].member.LinkUp(l[1].id)
 	}
 	until(t, 10*time.Second, "A and M are proven", func() bool {
-		r, _ := tr.a.member.PathTo(t.Context(), tr.m.id)
-		q, _ := tr.m.member.PathTo(t.Context(), tr.a.id)
+		r, _ := tr.a.member.PathTo(t.Context(), tr.m.id, bypass.IPv4)
+		q, _ := tr.m.member.PathTo(t.Context(), tr.a.id, bypass.IPv4)
 		return r == bypass.ReasonNone && q == bypass.ReasonNone
 	})
 	tr.bypassed(10 * time.Second)

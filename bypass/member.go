@@ -69,7 +69,7 @@ func (m *Member) LinkUp(peer overlay.PeerID) {
 // while their path is proven: a lost link is not a lost path.
 func (m *Member) LinkDown(peer overlay.PeerID) {
 	m.post(func() {
-		if p := m.loop.peers[peerKey{m, peer}]; p != nil {
+		for _, p := range m.loop.paths(m, peer) {
 			m.loop.linkDown(p, time.Now())
 		}
 	})
@@ -79,16 +79,14 @@ func (m *Member) LinkDown(peer overlay.PeerID) {
 func (m *Member) Forget(peer overlay.PeerID) {
 	m.post(func() {
 		l := m.loop
-		p := l.peers[peerKey{m, peer}]
-		if p == nil {
-			return
+		for _, p := range l.paths(m, peer) {
+			p.gone = true
+			if p.proof.phase != proofNone && p.proof.phase != proofFailed {
+				l.prove(p, func() []proofAction { return p.proof.fail(ReasonNoPeer, time.Now()) })
+			}
+			p.linked = false // the peer has been told
+			l.dropGone(p)
 		}
-		p.gone = true
-		if p.proof.phase != proofNone && p.proof.phase != proofFailed {
-			l.prove(p, func() []proofAction { return p.proof.fail(ReasonNoPeer, time.Now()) })
-		}
-		p.linked = false // the peer has been told
-		l.dropGone(p)
 	})
 }
 
@@ -144,9 +142,11 @@ func (m *Member) Receive(peer overlay.PeerID, msg []byte) {
 		m.mu.Unlock()
 		now := time.Now()
 		m.loop.receive(m, peer, msg, now)
-		if p := m.loop.peers[peerKey{m, peer}]; again && p != nil {
-			m.loop.askAlive(p, now)
-			m.loop.announce(p, now)
+		for _, p := range m.loop.paths(m, peer) {
+			if again {
+				m.loop.askAlive(p, now)
+				m.loop.announce(p, now)
+			}
 		}
 	})
 }
@@ -176,7 +176,7 @@ func (l *loop) policyChanged(m *Member, now time.Time) {
 			e.retryAt, e.fails = 0, 0
 		}
 	}
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		if p.member == m {
 			l.kick(p, now)
 		}
@@ -194,6 +194,9 @@ func (m *Member) Attach(ctx context.Context, w Workload) error {
 	m.post(func() {
 		m.loop.base.workloads[w.Ofport] = ownedWorkload{w, m, &pace{}}
 		m.loop.setBase(done)
+		if w.speaks(IPv6) {
+			m.loop.wake(m, time.Now())
+		}
 	})
 	return m.confirmed(ctx, done)
 }
@@ -283,18 +286,22 @@ func (m *Member) Rules(ctx context.Context) ([]RuleStat, error) {
 	return m.loop.dp.Rules(ctx)
 }
 
-// PathTo tells why the path to a peer cannot carry bypasses; ReasonNone: it can.
-// remote is the peer's underlay address, as far as it is known.
-func (m *Member) PathTo(ctx context.Context, peer overlay.PeerID) (reason Reason, remote netip.Addr) {
+// PathTo tells why the path to a peer cannot carry bypasses of a family; ReasonNone: it
+// can. remote is the peer's underlay address, as far as it is known.
+func (m *Member) PathTo(ctx context.Context, peer overlay.PeerID, f Family) (reason Reason, remote netip.Addr) {
 	type answer struct {
 		reason Reason
 		remote netip.Addr
 	}
 	got := make(chan answer, 1)
 	m.post(func() {
-		a := answer{reason: ReasonLinkDown}
-		if p := m.loop.peers[peerKey{m, peer}]; p != nil {
-			a.reason, a.remote = p.pathReason()
+		a := answer{reason: m.loop.home(f).why}
+		if p := m.loop.peers[peerKey{m, peer, f}]; p != nil {
+			a.reason, a.remote = m.loop.pathReason(p)
+		} else if len(m.loop.paths(m, peer)) == 0 {
+			a.reason = ReasonLinkDown
+		} else if a.reason == ReasonNone {
+			a.reason = ReasonDetached // no workload here has an address of the family
 		}
 		got <- a
 	})

@@ -61,6 +61,8 @@ type message struct {
 	// receiver's that it had heard of when its own began.
 	Seq uint64 `cbor:"5,keyasint,omitempty"`
 	Ack uint64 `cbor:"6,keyasint,omitempty"`
+	// Family is that of the path, and of all addresses; absent = IPv4.
+	Family Family `cbor:"7,keyasint,omitempty"`
 
 	// Transactions. Flow, MACs and addresses are as the sender sees them: Src and
 	// Local are its own.
@@ -142,18 +144,41 @@ func (c *codec) decode(b []byte) (message, error) {
 	return m, nil
 }
 
+func (m *message) family() Family {
+	if m.Family == IPv6 {
+		return IPv6
+	}
+	return IPv4
+}
+
+// fits tells whether a can be an address of the path's family.
+func (m *message) fits(a netip.Addr) bool {
+	return a.IsValid() && FamilyOf(a) == m.family() && !a.Is4In6() && a.Zone() == ""
+}
+
+// minMTU is what every link of a family takes (RFC 791, RFC 8200).
+func minMTU(f Family) int {
+	if f == IPv6 {
+		return 1280
+	}
+	return 576
+}
+
 func (m *message) check() error {
+	if m.Family != 0 && m.Family != IPv6 {
+		return errors.New("family")
+	}
 	switch m.Kind {
 	case msgOffer, msgAccept:
 		switch {
 		case m.Proto != TCP && m.Proto != UDP:
 			return errors.New("protocol")
-		case !m.Src.Addr().Is4() || !m.Dst.Addr().Is4(), !m.Local.Addr().Is4() || !m.Remote.Addr().Is4():
+		case !m.fits(m.Src.Addr()) || !m.fits(m.Dst.Addr()), !m.fits(m.Local.Addr()) || !m.fits(m.Remote.Addr()):
 			return errors.New("addresses")
 		}
 	case msgConfirm, msgDone, msgReject, msgClose, msgCloseAck, msgLeave, msgRefuse, msgResult, msgWant, msgAlive, msgSync:
 	case msgChallenge, msgResponse:
-		if len(m.Nonce) != 32 || !m.Addr.Is4() || m.MTU < 576 || m.MTU > 65535 || len(m.Domain) > 255 ||
+		if len(m.Nonce) != 32 || !m.fits(m.Addr) || m.MTU < minMTU(m.family()) || m.MTU > 65535 || len(m.Domain) > 255 ||
 			m.Lease < int(minLease/time.Second) || m.Lease > int(maxLease/time.Second) {
 			return errors.New("nonce, address, MTU, domain or lease")
 		}

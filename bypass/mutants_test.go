@@ -101,20 +101,20 @@ func TestTuplesOfOneHostAreBounded(t *testing.T) {
 	at := func(i byte, port uint16) tuple {
 		return tuple{TCP, netip.MustParseAddrPort("10.0.0.1:61440"), netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, i}), port)}
 	}
-	k, _ := at(2, 1).key()
-	p.held[k.dst] = maxTuples - 1
+	k := at(2, 1).remote.Addr()
+	p.held[k] = maxTuples - 1
 	require.True(t, p.take(at(2, 1), now), "the last one")
-	require.Equal(t, maxTuples, p.held[k.dst])
+	require.Equal(t, maxTuples, p.held[k])
 	require.False(t, p.take(at(2, 2), now))
 	require.True(t, p.take(at(3, 2), now), "another host's")
 	p.free(at(2, 1), now.Add(time.Minute))
-	require.Equal(t, maxTuples, p.held[k.dst], "it rests")
+	require.Equal(t, maxTuples, p.held[k], "it rests")
 	require.True(t, p.take(at(2, 1), now.Add(time.Minute)))
 	p.free(at(2, 1), now.Add(2*time.Minute))
 	p.sweep(now.Add(2*time.Minute - 1))
-	require.Equal(t, maxTuples, p.held[k.dst])
+	require.Equal(t, maxTuples, p.held[k])
 	p.sweep(now.Add(2 * time.Minute))
-	require.Equal(t, maxTuples-1, p.held[k.dst], "forgotten as soon as it may be taken")
+	require.Equal(t, maxTuples-1, p.held[k], "forgotten as soon as it may be taken")
 	require.True(t, p.take(at(2, 2), now))
 	p.free(at(3, 2), now)
 	p.sweep(now)
@@ -226,6 +226,33 @@ func TestAdmitBounds(t *testing.T) {
 		job()
 	}
 	require.Zero(t, waiting.Load())
+}
+
+// TestDue: TCP is asked for after its bytes, UDP after its bytes or packets.
+func TestDue(t *testing.T) {
+	for _, c := range []struct {
+		v              Verdict
+		p              Proto
+		packets, bytes int64
+		want           bool
+	}{
+		{Verdict{}, TCP, 0, 0, true},
+		{Verdict{After: 100}, TCP, 1000, 99, false},
+		{Verdict{After: 100, Packets: 1}, TCP, 2, 99, false},
+		{Verdict{After: 100}, TCP, 1, 100, true},
+		{Verdict{}, UDP, DefaultUDPPackets - 1, DefaultUDPBytes - 1, false},
+		{Verdict{}, UDP, DefaultUDPPackets, 0, true},
+		{Verdict{}, UDP, 0, DefaultUDPBytes, true},
+		{Verdict{After: 100, Packets: 3}, UDP, 2, 99, false},
+		{Verdict{After: 100, Packets: 3}, UDP, 2, 100, true},
+		{Verdict{After: 100, Packets: 3}, UDP, 3, 0, true},
+		{Verdict{After: 1 << 20}, UDP, DefaultUDPPackets, 0, true},
+		{Verdict{Packets: 1000}, UDP, 999, DefaultUDPBytes, true},
+		{Verdict{Packets: 1000}, UDP, 999, DefaultUDPBytes - 1, false},
+	} {
+		require.Equal(t, c.want, c.v.Due(c.p, c.packets, c.bytes), "%+v", c)
+	}
+	require.Equal(t, [2]int{16 << 10, 16}, [2]int{DefaultUDPBytes, DefaultUDPPackets})
 }
 
 // TestVerdictsBounds: defaults and bounds of a policy's answer.

@@ -10,20 +10,23 @@ import (
 // kick starts a round of proof if one is due. The lower PeerID starts them; the
 // higher one asks for it.
 func (l *loop) kick(p *peer, now time.Time) {
-	pr := &p.proof
+	pr, home := &p.proof, l.home(p.family)
 	switch {
-	case !p.linked, !l.up, !l.cleared, p.member.policyNow() == nil, p.member.left.Load():
+	case !p.linked, !l.up, !l.cleared, p.member.policyNow() == nil, p.member.left.Load(), !p.invited && !l.wants(p.member, p.family):
 		return
 	case pr.phase == proofFailed && now.Before(pr.deadline):
 		l.kickAt(p, pr.deadline)
 		return
 	case pr.phase != proofNone && pr.phase != proofFailed:
 		return
-	case !l.addr.IsValid():
-		l.homeless(p, now)
+	case !home.addr.IsValid():
+		l.homeless(p, home.why, now)
 		return
 	case !pr.lower():
 		l.send(p, message{Kind: msgWant})
+		if p.family == IPv6 { // the lower end may not begin by itself
+			l.kickAt(p, now.Add(proofRetryMax))
+		}
 		return
 	}
 	if !p.rounds.allow(now, roundEvery, roundBurst) {
@@ -32,17 +35,18 @@ func (l *loop) kick(p *peer, now time.Time) {
 	}
 	// The MTU is that of the way to the peer, which we learn with its address: the
 	// peer's Response is measured against the real route.
-	l.prove(p, func() []proofAction { return pr.ask(l.addr, 65535, now) })
+	l.prove(p, func() []proofAction { return pr.ask(home.addr, 65535, now) })
 }
 
 // homeless: we have no address to offer. The peer is told why, whichever end it is.
-func (l *loop) homeless(p *peer, now time.Time) {
-	if l.noAddr == ReasonNone {
+func (l *loop) homeless(p *peer, why Reason, now time.Time) {
+	if why == ReasonNone {
 		return // it is being looked up
 	}
+	p.invited = false // once it has been said an IPv6 path is not tried again
 	l.prove(p, func() []proofAction {
 		p.proof.begin(l.draw(), now)
-		return p.proof.fail(l.noAddr, now)
+		return p.proof.fail(why, now)
 	})
 	l.kick(p, now) // later
 }
@@ -138,6 +142,7 @@ func (l *loop) armProof(p *peer) {
 		now := time.Now()
 		p.proof.late(now.Sub(at))
 		l.prove(p, func() []proofAction { return p.proof.tick(now, p.busy() || p.eager) })
+		l.askHop(p, now)
 	})
 }
 
@@ -213,8 +218,7 @@ func (l *loop) recheckRoute(p *peer) {
 		old := p.proof.route
 		if err == nil && old.Local == r.Local && old.Via == r.Via && old.OnLink == r.OnLink && old.MTU == r.MTU {
 			if old != r {
-				p.proof.route = r
-				l.hopFor(r)
+				l.leads(p, r)
 			}
 			return
 		}
@@ -228,7 +232,10 @@ func (l *loop) packetIn(e PacketIn, now time.Time) {
 	case PacketOrphan:
 		l.orphan(e.Frame, now)
 		return
-	case PacketGuard, PacketError:
+	case PacketError:
+		l.icmpError(e.Frame, now)
+		return
+	case PacketGuard:
 		return // dropped here, which is what matters
 	}
 	pr, err := parseProbe(e.Frame)
@@ -263,6 +270,7 @@ func (l *loop) onProofMessage(p *peer, m message, now time.Time) {
 		if p.proof.phase == proofFailed {
 			p.proof.deadline = now
 		}
+		p.invited = true
 		l.kick(p, now)
 	case msgReady:
 		l.prove(p, func() []proofAction { return p.proof.readied(m, now) })
@@ -285,6 +293,10 @@ func (l *loop) onChallenge(p *peer, m message, now time.Time) {
 	}
 	if !p.rounds.allow(now, roundEvery, roundBurst) {
 		l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: ReasonBackoff})
+		return
+	}
+	if l.home(p.family).why == ReasonFamily {
+		l.send(p, message{Kind: msgRefuse, ID: m.ID, Reason: ReasonFamily})
 		return
 	}
 	if p.proof.fresh() {
@@ -346,11 +358,13 @@ func (l *loop) unlisten(p *peer) {
 }
 
 // pathReason tells why the path to the peer is not proven, and where it leads.
-func (p *peer) pathReason() (Reason, netip.Addr) {
-	if p.proof.fresh() {
+func (l *loop) pathReason(p *peer) (Reason, netip.Addr) {
+	switch why := l.home(p.family).why; {
+	case p.proof.fresh():
 		return ReasonNone, p.proof.remote
-	}
-	if p.proof.reason == ReasonNone {
+	case p.proof.phase == proofNone && why != ReasonNone:
+		return why, netip.Addr{}
+	case p.proof.reason == ReasonNone:
 		return ReasonProving, p.proof.remote
 	}
 	return p.proof.reason, p.proof.remote

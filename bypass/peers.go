@@ -1,25 +1,26 @@
 package bypass
 
 import (
-	"cmp"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/viasnet/vias/overlay"
 )
 
-// peer is another node of one Network, as the loop knows it.
+// peer is another node of one Network, as the loop knows it, and its path of one family
+// (family.go).
 type peer struct {
-	member *Member
-	id     overlay.PeerID
-	number uint32 // of its leases
-	linked bool   // there is a control session
-	gone   bool   // removed: dropped with its last flow, unless it links again
-	epoch  uint64 // its run; 0 = not known
-	proof  proof
-	timer  time.Time // when the proof is due next, as last put into the timers
-	kicked time.Time // when it is kicked next, as last put into the timers
+	member  *Member
+	id      overlay.PeerID
+	family  Family
+	number  uint32 // of its leases
+	invited bool   // an IPv6 path is to be proven though no workload of ours is known to need it
+	linked  bool   // there is a control session
+	gone    bool   // removed: dropped with its last flow, unless it links again
+	epoch   uint64 // its run; 0 = not known
+	proof   proof
+	timer   time.Time // when the proof is due next, as last put into the timers
+	kicked  time.Time // when it is kicked next, as last put into the timers
 
 	// What its flows use: the addresses of the proof under which they began.
 	pair     AddrPair
@@ -44,17 +45,20 @@ type peer struct {
 	asked  time.Time // when we last asked for the peer's
 }
 
-func (l *loop) peer(m *Member, id overlay.PeerID) *peer {
-	k := peerKey{m, id}
+func (l *loop) peer(m *Member, id overlay.PeerID, f Family) *peer {
+	k := peerKey{m, id, f}
 	p := l.peers[k]
 	if p == nil {
 		l.base.lastPeer++
-		p = &peer{member: m, id: id, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]struct{}), txns: make(map[uint64]*entry)}
+		p = &peer{member: m, id: id, family: f, number: l.base.lastPeer, live: make(map[Proto]int), gates: make(map[Proto]gate), flows: make(map[*entry]struct{}), txns: make(map[uint64]*entry)}
 		p.proof = proof{cfg: proofConfig{
 			self: m.cfg.Self, peer: id, network: m.cfg.Network, epoch: l.epoch,
 			trust: &l.cfg.Trust, lease: l.cfg.Lease, mtu: m.cfg.MTU, ports: l.ports, ruleID: l.ruleID, draw: l.draw,
 			taken: func(port uint16) bool { return l.listens(p, port) },
 		}}
+		if o := l.other(p); o != nil {
+			p.linked, p.gone, p.epoch = o.linked, o.gone, o.epoch
+		}
 		l.peers[k] = p
 	}
 	return p
@@ -102,8 +106,16 @@ func (p *peer) guard() (AddrPair, bool) {
 
 func (l *loop) linkUp(m *Member, id overlay.PeerID) {
 	now := time.Now()
-	p := l.peer(m, id)
-	p.linked, p.gone, p.unsaid, p.asked = true, false, nil, time.Time{}
+	for _, f := range families {
+		if l.wants(m, f) || l.peers[peerKey{m, id, f}] != nil {
+			l.pathUp(l.peer(m, id, f), now)
+		}
+	}
+}
+
+// pathUp: there is a new link to the peer.
+func (l *loop) pathUp(p *peer, now time.Time) {
+	p.linked, p.gone, p.unsaid, p.asked, p.invited = true, false, nil, time.Time{}, false
 	for _, e := range sorted(p.flows) {
 		l.step(e, input{event: evLinkUp}, now)
 	}
@@ -126,7 +138,7 @@ func (l *loop) linkDown(p *peer, now time.Time) {
 }
 
 // known tells whether p is still a peer.
-func (l *loop) known(p *peer) bool { return l.peers[peerKey{p.member, p.id}] == p }
+func (l *loop) known(p *peer) bool { return l.peers[p.key()] == p }
 
 // leases are what the peer's rules hang on. Without a fresh proof nothing goes out;
 // what the peer may still send comes in.
@@ -266,7 +278,7 @@ func (l *loop) drop(p *peer) {
 	if p.guarded.Remote.IsValid() {
 		l.base.late[p.guarded] = time.Now().Add(l.cfg.Lease)
 	}
-	delete(l.peers, peerKey{p.member, p.id})
+	delete(l.peers, p.key())
 	l.setBase(nil)
 }
 
@@ -278,7 +290,7 @@ func (l *loop) endLeases(p *peer) {
 		c.Leases = append(c.Leases, Lease{Peer: p.number, Proto: proto, Local: p.pair.Local, Remote: p.pair.Remote})
 	}
 	notes, now := []func(error){}, time.Now()
-	for _, q := range slices.SortedFunc(maps.Values(l.peers), func(x, y *peer) int { return cmp.Compare(x.number, y.number) }) {
+	for _, q := range l.sortedPeers() {
 		if q != p && q.pair == p.pair && q.busy() {
 			theirs := l.leases(q)
 			c.Leases = append(c.Leases, theirs...)

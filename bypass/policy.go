@@ -48,7 +48,8 @@ type Policy func(Request) Verdict
 // Never keeps every flow on the overlay. It is what a nil Policy means.
 func Never(Request) Verdict { return Verdict{} }
 
-// Always lets every flow be bypassed at its first packet.
+// Always lets every flow be bypassed: TCP at its first packet, UDP once it has carried
+// what is worth it by default.
 func Always(Request) Verdict { return Verdict{Bypass: true} }
 
 // Default hold and idle times, and the longest hold.
@@ -63,6 +64,20 @@ const (
 	DefaultUDPBytes   = 16 << 10
 	DefaultUDPPackets = 16
 )
+
+// Due tells whether a flow has carried enough on the overlay, both ways, to be asked for.
+func (v Verdict) Due(p Proto, packets, bytes int64) bool {
+	if p != UDP {
+		return bytes >= v.After
+	}
+	if v.After <= 0 {
+		v.After = DefaultUDPBytes
+	}
+	if v.Packets <= 0 {
+		v.Packets = DefaultUDPPackets
+	}
+	return bytes >= v.After || packets >= int64(v.Packets)
+}
 
 // normal fills in defaults and enforces bounds.
 func (v Verdict) normal() Verdict {

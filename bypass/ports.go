@@ -22,17 +22,17 @@ type tuple struct {
 type ports struct {
 	rng     PortRange
 	used    map[fiveTuple]time.Duration // until when, since started
-	held    map[[4]byte]int             // how many of used have that remote address
+	held    map[netip.Addr]int          // how many of used have that remote address
 	started time.Time
 	draw    func() uint64 // chance
 }
 
-// live is the expiry of a tuple that is in use.
+// live is the expiry of a tuple that is in use, less the number of its rule.
 const live = math.MaxInt64
 
 func newPorts(r PortRange, draw func() uint64) *ports {
 	return &ports{
-		rng: r, used: make(map[fiveTuple]time.Duration), held: make(map[[4]byte]int),
+		rng: r, used: make(map[fiveTuple]time.Duration), held: make(map[netip.Addr]int),
 		started: time.Now(), draw: draw,
 	}
 }
@@ -107,26 +107,42 @@ func (p *ports) take(t tuple, now time.Time) bool {
 	if !ok || known && until > now.Sub(p.started) {
 		return false
 	}
-	if !known && p.held[k.dst] >= maxTuples {
+	if !known && p.held[t.remote.Addr()] >= maxTuples {
 		return false
 	}
-	p.set(k, live)
+	p.set(k, t, live)
 	return true
 }
 
-// key is t in short; false if it is not IPv4.
+// bind notes the rule that t is used by, for as long as it is live. It is noted in the
+// time until which it is used, and takes no room.
+func (p *ports) bind(t tuple, rule uint32) {
+	if k, ok := t.key(); ok {
+		p.set(k, t, live-time.Duration(rule))
+	}
+}
+
+// rule is the rule that uses t now; 0 = none.
+func (p *ports) rule(t tuple) uint32 {
+	if k, ok := t.key(); ok && p.used[k] >= live-math.MaxUint32 {
+		return uint32(live - p.used[k])
+	}
+	return 0
+}
+
+// key is t in short; false if none like it can be used.
 func (t tuple) key() (fiveTuple, bool) { return compact(Flow{t.proto, t.local, t.remote}) }
 
 // free sends t into quarantine.
 func (p *ports) free(t tuple, until time.Time) {
 	if k, ok := t.key(); ok {
-		p.set(k, until.Sub(p.started))
+		p.set(k, t, until.Sub(p.started))
 	}
 }
 
-func (p *ports) set(k fiveTuple, until time.Duration) {
+func (p *ports) set(k fiveTuple, t tuple, until time.Duration) {
 	if _, known := p.used[k]; !known {
-		p.held[k.dst]++
+		p.held[t.remote.Addr()]++
 	}
 	p.used[k] = until
 }
@@ -136,8 +152,9 @@ func (p *ports) sweep(now time.Time) {
 	for t, until := range p.used {
 		if until <= now.Sub(p.started) {
 			delete(p.used, t)
-			if p.held[t.dst]--; p.held[t.dst] == 0 {
-				delete(p.held, t.dst)
+			remote := t.tuple().remote.Addr()
+			if p.held[remote]--; p.held[remote] == 0 {
+				delete(p.held, remote)
 			}
 		}
 	}

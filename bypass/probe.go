@@ -93,15 +93,24 @@ func (k probeKey) sum(p *probe, size int, text []byte) []byte {
 // isn is the initial sequence number of a SYN (or SYN-ACK): whoever does not hold
 // the key cannot open a probe connection.
 func (k probeKey) isn(p *probe, what byte) uint32 {
-	return binary.BigEndian.Uint32(k.sum(p, 40, []byte{what, 's', 'y', 'n'}))
+	return binary.BigEndian.Uint32(k.sum(p, p.head(), []byte{what, 's', 'y', 'n'}))
+}
+
+// head is the length of p's IP and transport headers, which have no options.
+func (p *probe) head() int {
+	ip, l4 := lenIPv4, lenTCP
+	if FamilyOf(p.src.Addr()) == IPv6 {
+		ip = lenIPv6
+	}
+	if p.proto == UDP {
+		l4 = lenUDP
+	}
+	return ip + l4
 }
 
 // seal gives p a text of such a length that its IP packet has size bytes.
 func (k probeKey) seal(p *probe, what byte, round uint64, n uint32, size int) {
-	head := 20 + 8
-	if p.proto == TCP {
-		head = 20 + 20
-	}
+	head := p.head()
 	p.size = max(size, head+probeText)
 	text := make([]byte, p.size-head)
 	text[0] = what
@@ -124,11 +133,26 @@ func (k probeKey) open(p *probe, src, dst netip.AddrPort) (what byte, round uint
 	return p.text[0], binary.BigEndian.Uint64(p.text[1:]), binary.BigEndian.Uint32(p.text[9:]), true
 }
 
-// frame is p as an Ethernet frame, with Don't Fragment set: its size is the point.
+// packetLayer is an IPv4 or IPv6 header.
+type packetLayer interface {
+	gopacket.SerializableLayer
+	gopacket.NetworkLayer
+}
+
+// header is p's IP header. IPv4's has Don't Fragment set: a probe's size is the point.
+// Routers do not fragment IPv6.
+func (p *probe) header() (packetLayer, layers.EthernetType) {
+	src, dst := p.src.Addr().AsSlice(), p.dst.Addr().AsSlice()
+	if FamilyOf(p.src.Addr()) == IPv6 {
+		return &layers.IPv6{Version: 6, HopLimit: probeTTL, NextHeader: layers.IPProtocol(p.proto), SrcIP: src, DstIP: dst}, layers.EthernetTypeIPv6
+	}
+	return &layers.IPv4{Version: 4, TTL: probeTTL, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocol(p.proto), SrcIP: src, DstIP: dst}, layers.EthernetTypeIPv4
+}
+
+// frame is p as an Ethernet frame.
 func (p *probe) frame(src, dst tap.MAC) ([]byte, error) {
-	eth := &layers.Ethernet{SrcMAC: src[:], DstMAC: dst[:], EthernetType: layers.EthernetTypeIPv4}
-	ip := &layers.IPv4{Version: 4, TTL: probeTTL, Flags: layers.IPv4DontFragment, Protocol: layers.IPProtocol(p.proto),
-		SrcIP: p.src.Addr().AsSlice(), DstIP: p.dst.Addr().AsSlice()}
+	ip, kind := p.header()
+	eth := &layers.Ethernet{SrcMAC: src[:], DstMAC: dst[:], EthernetType: kind}
 	var l4 gopacket.SerializableLayer
 	var err error
 	if p.proto == UDP {
@@ -152,30 +176,29 @@ func (p *probe) frame(src, dst tap.MAC) ([]byte, error) {
 
 var errNoProbe = errors.New("bypass: not a probe")
 
-// parseProbe reads a frame that a Listen rule sent up. It believes nothing but the
-// lengths; open tells who sent it.
+// parseProbe reads a frame that a Listen rule sent up: an IP header, TCP or UDP behind it,
+// and nothing else. It believes nothing but the lengths; open tells who sent it.
 func parseProbe(frame []byte) (probe, error) {
-	pkt := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.DecodeOptions{Lazy: false, NoCopy: true})
-	ip, ok := pkt.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
-	if !ok || pkt.Metadata().Truncated {
+	var c Packet
+	NewClassifier().Classify(frame, &c) // strict, of either family
+	if c.Reason != ReasonNone {
 		return probe{}, errNoProbe
 	}
-	src, ok1 := netip.AddrFromSlice(ip.SrcIP)
-	dst, ok2 := netip.AddrFromSlice(ip.DstIP)
-	if !ok1 || !ok2 {
-		return probe{}, errNoProbe
+	packet := frame[tap.HeaderLen:]
+	p := probe{proto: c.Flow.Proto, src: c.Flow.Src, dst: c.Flow.Dst}
+	text := packet[lenIPv4:]
+	if FamilyOf(p.src.Addr()) == IPv6 {
+		p.ttl, p.size, text = packet[7], lenIPv6+int(binary.BigEndian.Uint16(packet[4:])), packet[lenIPv6:]
+	} else {
+		p.ttl, p.size = packet[8], int(binary.BigEndian.Uint16(packet[2:]))
 	}
-	p := probe{ttl: ip.TTL, size: int(ip.Length)}
-	switch l4 := pkt.TransportLayer().(type) {
-	case *layers.UDP:
-		p.proto, p.text = UDP, l4.Payload
-		p.src, p.dst = netip.AddrPortFrom(src, uint16(l4.SrcPort)), netip.AddrPortFrom(dst, uint16(l4.DstPort))
-	case *layers.TCP:
-		p.proto, p.text = TCP, l4.Payload
-		p.src, p.dst = netip.AddrPortFrom(src, uint16(l4.SrcPort)), netip.AddrPortFrom(dst, uint16(l4.DstPort))
-		p.syn, p.ack, p.rst, p.seq, p.num = l4.SYN, l4.ACK, l4.RST, l4.Seq, l4.Ack
-	default:
-		return probe{}, errNoProbe
+	end := p.size - (len(packet) - len(text)) // padding may follow
+	if p.proto == TCP {
+		const syn, rst, ack = 0x02, 0x04, 0x10
+		flags := text[13]
+		p.syn, p.ack, p.rst = flags&syn != 0, flags&ack != 0, flags&rst != 0
+		p.seq, p.num = binary.BigEndian.Uint32(text[4:]), binary.BigEndian.Uint32(text[8:])
 	}
+	p.text = text[end-c.Payload : end]
 	return p, nil
 }

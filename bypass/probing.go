@@ -66,7 +66,7 @@ func (p *proof) request(h *half, now time.Time) []proofAction {
 	h.n++
 	h.sentAt[h.n%8] = now
 	if h.proto == TCP && !h.open {
-		pr.syn, pr.seq, pr.size = true, p.key.isn(&pr, probeRequest), 40
+		pr.syn, pr.seq, pr.size = true, p.key.isn(&pr, probeRequest), pr.head()
 		h.seq = pr.seq + 1
 		return p.emit(&pr)
 	}
@@ -122,7 +122,7 @@ func (p *proof) pingAll(now time.Time, busy bool) []proofAction {
 		}
 		acts = append(acts, p.request(h, now)...)
 	}
-	return acts
+	return append(acts, p.measure(now)...)
 }
 
 // since is how long ago request n was sent, or at least.
@@ -221,6 +221,7 @@ func (p *proof) answer(pr *probe, now time.Time) []proofAction {
 		h.num = pr.seq + uint32(len(pr.text))
 	}
 	h.waiting, h.answered, h.starved = time.Time{}, now, 0
+	p.isWide(pr, now)
 	if p.phase == proofFresh {
 		p.timed(h.since(n, now), now)
 	}
@@ -280,7 +281,7 @@ func (p *proof) serve(pr *probe, now time.Time) ([]proofAction, bool) {
 		if acts, bad := p.suspect(pr, claimed, now); bad {
 			return acts, true
 		}
-		back.syn, back.ack, back.size = true, true, 40
+		back.syn, back.ack, back.size = true, true, back.head()
 		back.seq, back.num = p.key.isn(&back, probeReply), pr.seq+1
 		return p.emit(&back), true
 	}

@@ -53,6 +53,8 @@ type proof struct {
 	deadline time.Time // of the round; or, failed, when to try again
 	nextPing time.Time
 	pinged   bool      // at the last tick
+	measures int       // full-size probes, and a look at what came of them, that are due (icmp.go)
+	measured time.Time // when the last of them were over
 	slow     time.Time // first ping that took too long, with no better one since; zero = none
 }
 
@@ -122,6 +124,9 @@ const (
 	proofRetryMin = time.Second
 	proofRetryMax = 15 * time.Second
 	proofPingSize = 96
+	// proofRetryFamily is for a path of which one end has no address: it says so when it
+	// has one.
+	proofRetryFamily = time.Minute
 )
 
 // proofAction is what a proof wants done: tell, emit or apply.
@@ -194,7 +199,7 @@ func (p *proof) accept(m message, route Route) Reason {
 	if r := p.cfg.trust.check(m.Addr, route); r != ReasonNone {
 		return r
 	}
-	if p.local.IsValid() && p.local != route.Local {
+	if p.local.IsValid() && p.local != route.Local || FamilyOf(route.Local) != FamilyOf(m.Addr) {
 		return ReasonNoRoute // the way back is not from the address that we offered
 	}
 	p.local, p.remote, p.route = route.Local, m.Addr, route
@@ -221,8 +226,13 @@ func (p *proof) listenNow() []proofAction {
 	return []proofAction{apply{Change{Add: p.installed}}}
 }
 
-// anybody may have sent a probe: its MAC tells who did.
-var anybody = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+// anybody may have sent a probe to an address: its MAC tells who did.
+func anybody(to netip.Addr) netip.AddrPort {
+	if FamilyOf(to) == IPv6 {
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+}
 
 // listenRules bring the peer's probes, and answers to ours, up to us.
 func (p *proof) listenRules() []Rule {
@@ -232,7 +242,7 @@ func (p *proof) listenRules() []Rule {
 			p.listen[i] = p.cfg.ruleID()
 		}
 		rules = append(rules, Rule{ID: p.listen[i], Direction: Listen, Flow: Flow{Proto: []Proto{UDP, TCP}[i%2]},
-			Local: netip.AddrPortFrom(p.local, p.mine[i/2]), Remote: anybody, Hard: p.cfg.lease})
+			Local: netip.AddrPortFrom(p.local, p.mine[i/2]), Remote: anybody(p.local), Hard: p.cfg.lease})
 	}
 	return rules
 }
@@ -324,6 +334,9 @@ func (p *proof) failQuietly(r Reason, now time.Time) []proofAction {
 		r = ReasonPeerFailed
 	}
 	retry := min(proofRetryMin<<min(p.tries, 10), proofRetryMax)
+	if r == ReasonFamily {
+		retry = proofRetryFamily
+	}
 	p.phase, p.reason, p.since = proofFailed, r, now
 	p.tries++
 	p.deadline = now.Add(retry)

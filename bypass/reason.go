@@ -122,6 +122,9 @@ const (
 	// ReasonQueued: very many flows are to move to the peer's bypass; those that asked
 	// before it come first (by the initiator).
 	ReasonQueued
+	// ReasonFamily: an end has no underlay address of the flow's family (by either end, to
+	// both).
+	ReasonFamily
 	reasons
 )
 
@@ -131,7 +134,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonPolicy:        {"our policy keeps it on the overlay", "change the policy on this node"},
 	ReasonPeerPolicy:    {"the peer's policy keeps it on the overlay", "change the policy on the peer"},
 	ReasonThreshold:     {"it has not sent enough yet", "wait, or lower the verdict's After"},
-	ReasonProtocol:      {"only TCP over IPv4 can be bypassed", ""},
+	ReasonProtocol:      {"only TCP and UDP between two hosts can be bypassed", ""},
 	ReasonFragment:      {"IP fragments cannot be bypassed", "lower the workload's MTU"},
 	ReasonTagged:        {"VLAN-tagged frames cannot be bypassed", "untag the workload's frames"},
 	ReasonMalformed:     {"its headers are malformed or have options that switches do not parse", ""},
@@ -167,6 +170,7 @@ var reasonText = [reasons]struct{ what, remedy string }{
 	ReasonShutdown:      {"this node is shutting down", ""},
 	ReasonBackoff:       {"an earlier bypass of it is still being taken down", "wait"},
 	ReasonQueued:        {"many flows are to move at once, and others come first", "wait, or raise the host's Rate"},
+	ReasonFamily:        {"one of the hosts has no underlay address of its family (IPv4 or IPv6)", "give both uplinks addresses of that family"},
 }
 
 // String says the reason in words; "" for ReasonNone.

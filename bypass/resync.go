@@ -81,18 +81,24 @@ func (l *loop) orphan(frame []byte, now time.Time) {
 	if !ok {
 		return
 	}
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		if p.pair == (AddrPair{dst, src}) {
 			l.askAlive(p, now)
 		}
 	}
 }
 
-// parseOrphan reads the addresses of an IPv4 packet of which only the head may be there.
+// parseOrphan reads the addresses of a packet of which only the head may be there.
 func parseOrphan(frame []byte) (src, dst netip.Addr, ok bool) {
 	const ip = tap.HeaderLen
-	if len(frame) < ip+20 || binary.BigEndian.Uint16(frame[12:]) != 0x0800 {
+	if len(frame) < ip+lenIPv4 {
 		return src, dst, false
 	}
-	return netip.AddrFrom4([4]byte(frame[ip+12:])), netip.AddrFrom4([4]byte(frame[ip+16:])), true
+	switch kind := binary.BigEndian.Uint16(frame[12:]); {
+	case kind == etherIPv4:
+		return netip.AddrFrom4([4]byte(frame[ip+12:])), netip.AddrFrom4([4]byte(frame[ip+16:])), true
+	case kind == etherIPv6 && len(frame) >= ip+lenIPv6:
+		return netip.AddrFrom16([16]byte(frame[ip+8:])), netip.AddrFrom16([16]byte(frame[ip+24:])), true
+	}
+	return src, dst, false
 }

@@ -122,7 +122,7 @@ func bareLoop(tb testing.TB) (*loop, *Member, *peer) {
 	l.members[m], l.up = true, true
 	l.base.workloads[3] = ownedWorkload{Workload{Ofport: 3}, m, &pace{}}
 	for i := range byte(2) {
-		p := l.peer(m, overlay.PeerID{2 + i})
+		p := l.peer(m, overlay.PeerID{2 + i}, IPv4)
 		local, remote := peerAddrs(i)
 		p.linked, p.epoch, p.pair = true, 7, AddrPair{local, remote}
 		p.proof.phase, p.proof.mtu, p.proof.round = proofFresh, 1500, 9
@@ -130,7 +130,7 @@ func bareLoop(tb testing.TB) (*loop, *Member, *peer) {
 		late := time.Now().Add(time.Hour) // the path counts as working, however slow the test is
 		p.proof.half[0].answered, p.proof.half[1].answered = late, late
 	}
-	return l, m, l.peers[peerKey{m, overlay.PeerID{2}}]
+	return l, m, l.peers[peerKey{m, overlay.PeerID{2}, IPv4}]
 }
 
 type noUnderlay struct{ Underlay }
@@ -175,7 +175,7 @@ func bypassMany(l *loop, m *Member, initiator bool) {
 	}
 	for i := range manyFlows {
 		f := manyFlow(i)
-		p = l.peers[peerKey{m, overlay.PeerID{byte(2 + i/ofPeer)}}]
+		p = l.peers[peerKey{m, overlay.PeerID{byte(2 + i/ofPeer)}, IPv4}]
 		if !initiator {
 			offer(f, uint64(i+1))
 			l.settle()

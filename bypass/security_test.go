@@ -146,8 +146,8 @@ func TestProofsListenApart(t *testing.T) {
 		q := p.second()
 		for i := range 150 {
 			until(t, time.Minute, "both are proven", func() bool {
-				a, _ := p.a.member.PathTo(t.Context(), p.b.id)
-				b, _ := q.a.member.PathTo(t.Context(), q.b.id)
+				a, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
+				b, _ := q.a.member.PathTo(t.Context(), q.b.id, bypass.IPv4)
 				return a == bypass.ReasonNone && b == bypass.ReasonNone
 			})
 			for _, n := range []*node{p.a, p.b} {

@@ -173,7 +173,7 @@ func (l *loop) guardSet(err error) {
 		return
 	}
 	l.log.Error("bypass: the host's guard against resets could not be set; flows stay on the overlay", "err", err)
-	for _, p := range l.peers {
+	for _, p := range l.sortedPeers() {
 		switch p.proof.phase {
 		case proofListening, proofProbing, proofFresh:
 			l.prove(p, func() []proofAction { return p.proof.fail(ReasonGuard, time.Now()) })
@@ -187,20 +187,18 @@ func (l *loop) guardStands(then func(err error)) {
 	l.guard.post(func(context.Context) { l.box.post(func() { then(l.base.guardErr) }) })
 }
 
-// underlayChanged asks anew for our address and the routes in use.
+// underlayChanged asks anew for our addresses and the routes in use.
 func (l *loop) underlayChanged() {
 	l.look.post(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		addrs, err := l.cfg.Underlay.Addrs(ctx)
 		cancel()
-		addr, why := netip.Addr{}, ReasonNoRoute
-		if err == nil && len(addrs) > 0 {
-			addr, why = l.cfg.Trust.addr(addrs), ReasonUntrusted
+		if err != nil {
+			addrs = nil
 		}
 		l.box.post(func() {
-			l.addr, l.noAddr = addr, why
-			for _, p := range l.peers {
-				l.recheckRoute(p)
+			for _, f := range families {
+				l.homeIs(f, l.cfg.Trust.home(addrs, f), time.Now())
 			}
 		})
 	})
@@ -267,7 +265,7 @@ func (l *loop) restore(now time.Time) {
 		l.lost = false
 		l.setBase(nil)
 		l.flushBase()
-		for _, p := range l.peers {
+		for _, p := range l.sortedPeers() {
 			clear(p.gates)
 			l.renewPeer(p, time.Now())
 		}

@@ -186,7 +186,7 @@ func TestProbesPunchNoHole(t *testing.T) {
 			p.a.member.Request(p.flow, bypass.Always(bypass.Request{}))
 			pass(9 * time.Second)
 			for _, n := range []*node{p.a, p.b} {
-				r, _ := n.member.PathTo(t.Context(), n.peer.id)
+				r, _ := n.member.PathTo(t.Context(), n.peer.id, bypass.IPv4)
 				require.NotEqual(t, bypass.ReasonNone, r)
 			}
 		}

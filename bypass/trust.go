@@ -3,6 +3,7 @@ package bypass
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -15,7 +16,7 @@ func (t *Trust) check(remote netip.Addr, route Route) Reason {
 	if remote == route.Local {
 		return ReasonSameHost
 	}
-	if !remote.IsGlobalUnicast() || remote.Is4In6() {
+	if !remote.IsGlobalUnicast() || remote.Is4In6() || remote.Zone() != "" {
 		return ReasonUntrusted
 	}
 	if t.Prefixes == nil {
@@ -35,24 +36,24 @@ func (t *Trust) check(remote netip.Addr, route Route) Reason {
 	return ReasonNone
 }
 
-// addr is our underlay address to offer to peers: the first of the uplink's that
-// could be trusted at all; invalid = there is none.
-func (t *Trust) addr(addrs []netip.Prefix) netip.Addr {
+// home is our underlay address of a family to offer to peers: the first of the uplink's
+// that could be trusted at all; or why there is none.
+func (t *Trust) home(addrs []netip.Prefix, f Family) home {
+	h := home{why: ReasonNoRoute}
+	if len(addrs) > 0 {
+		h.why = ReasonFamily
+	}
 	for _, p := range addrs {
-		a := p.Addr()
-		if !a.Is4() {
-			continue // IPv4 only for now: the classifier yields no IPv6 flows
+		a := p.Addr().WithZone("")
+		if !a.IsGlobalUnicast() || a.Is4In6() || FamilyOf(a) != f {
+			continue // not by these: a link-local address says nothing of whose link it is
 		}
-		if t.Prefixes == nil && a.IsPrivate() {
-			return a
-		}
-		for _, q := range t.Prefixes {
-			if q.Contains(a) {
-				return a
-			}
+		h.why = ReasonUntrusted
+		if t.Prefixes == nil && a.IsPrivate() || slices.ContainsFunc(t.Prefixes, func(q netip.Prefix) bool { return q.Contains(a) }) {
+			return home{addr: a}
 		}
 	}
-	return netip.Addr{}
+	return h
 }
 
 func (t *Trust) normal() error {

@@ -2,6 +2,7 @@ package bypass
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -12,10 +13,11 @@ import (
 var testLimits = limits{answer: 2 * time.Second, prompt: 200 * time.Millisecond, retry: time.Second, unsure: 3 * time.Second, lease: 30 * time.Second, drain: time.Second}
 
 func testTxn() txn {
+	wire, _ := compact(Flow{TCP, netip.MustParseAddrPort("10.0.0.1:61441"), netip.MustParseAddrPort("10.0.0.2:61442")})
 	return txn{
 		id: 7, rule: 9, hop: 1, lease: 2, idle: time.Minute,
 		ends:  ends{Ofport: 3, LocalMAC: macA, RemoteMAC: macB},
-		tuple: fiveTuple{[4]byte{10, 0, 0, 1}, [4]byte{10, 0, 0, 2}, 61441, 61442, TCP},
+		tuple: wire,
 	}
 }
 

@@ -31,8 +31,9 @@ type Underlay interface {
 type Route struct {
 	Local   netip.Addr // our address on that way
 	Src     tap.MAC    // the uplink's MAC
+	HostMAC tap.MAC    // where the host's own stack has Local, if that is not Src
 	Via     netip.Addr // the next hop: remote itself when OnLink, else the router
 	NextHop tap.MAC    // Via's MAC
 	OnLink  bool       // no router of ours in between
-	MTU     int        // of the layer-3 packet, in bytes
+	MTU     int        // of the layer-3 packet, in bytes; less than the link's if the kernel knows of a narrower path
 }

@@ -141,6 +141,12 @@ func ICMPType(t uint8) Field { return field8(KindICMP4Type, t) }
 // ICMPCode matches the code of ICMP over IPv4.
 func ICMPCode(c uint8) Field { return field8(KindICMP4Code, c) }
 
+// ICMP6Type matches the type of ICMP over IPv6.
+func ICMP6Type(t uint8) Field { return field8(KindICMP6Type, t) }
+
+// ICMP6Code matches the code of ICMP over IPv6.
+func ICMP6Code(c uint8) Field { return field8(KindICMP6Code, c) }
+
 // ARPOp matches the ARP operation: 1 request, 2 reply.
 func ARPOp(op uint16) Field { return field16(KindARPOp, op) }
 
@@ -151,7 +157,8 @@ func ARPSPA(p netip.Prefix) Field { return fieldPrefix(KindARPSPA, p) }
 func ARPTPA(p netip.Prefix) Field { return fieldPrefix(KindARPTPA, p) }
 
 // NotFragment matches IP packets that are no fragments (nw_frag=no). It needs
-// CapFragMatch.
+// CapFragMatch. An IPv6 packet with a fragment header but neither an offset nor more to
+// come (an atomic fragment, RFC 6946) is none.
 func NotFragment() Field { return field8(KindFrag, 0) }
 
 // TTL matches the IPv4 TTL or IPv6 hop limit. It needs CapTTLMatch.
@@ -169,9 +176,27 @@ func ICMP4(fs ...Field) Match { return ip4(1, fs) }
 // IP4 is a match on IPv4 and fs.
 func IP4(fs ...Field) Match { return append(Match{EthType(0x0800)}, fs...) }
 
+// TCP6 is a match on TCP over IPv6 and fs. Open vSwitch looks for TCP behind extension
+// headers too, and has no field that tells whether there are any; so it is with the other
+// protocols over IPv6.
+func TCP6(fs ...Field) Match { return ip6(6, fs) }
+
+// UDP6 is a match on UDP over IPv6 and fs.
+func UDP6(fs ...Field) Match { return ip6(17, fs) }
+
+// ICMP6 is a match on ICMP over IPv6 and fs.
+func ICMP6(fs ...Field) Match { return ip6(58, fs) }
+
+// IP6 is a match on IPv6 and fs.
+func IP6(fs ...Field) Match { return append(Match{EthType(0x86dd)}, fs...) }
+
 // ARP is a match on ARP and fs.
 func ARP(fs ...Field) Match { return append(Match{EthType(0x0806)}, fs...) }
 
 func ip4(proto uint8, fs []Field) Match {
 	return append(Match{EthType(0x0800), IPProto(proto)}, fs...)
+}
+
+func ip6(proto uint8, fs []Field) Match {
+	return append(Match{EthType(0x86dd), IPProto(proto)}, fs...)
 }

@@ -69,6 +69,9 @@ func TestGoldenMessages(t *testing.T) {
 
 // everyMessage is one of each, canonical, so that it comes back from the wire as it is.
 func everyMessage() []any {
+	match6 := UDP6(InPort(1), IPv6Src(netip.MustParsePrefix("fd00::/8")), IPv6Dst(Host(netip.MustParseAddr("fd00::2"))), NotFragment(), UDPDst(80)).Canonical()
+	flow6 := Flow{Match: match6, Apply: []Action{SetField{IPv6Src(Host(netip.MustParseAddr("fd00::3")))}, SetField{UDPSrc(9)}}}
+	icmp6 := Flow{Match: ICMP6(ICMP6Type(2), ICMP6Code(0)).Canonical(), Apply: []Action{Normal()}, Goto: 1}
 	match := TCP4(InPort(1), IPv4Src(netip.MustParsePrefix("10.0.0.0/8")), TCPDst(80)).Canonical()
 	flow := Flow{Table: 1, Priority: 2, Cookie: 3, IdleTimeout: 4, HardTimeout: 5, SendFlowRemoved: true, Match: match,
 		Apply: []Action{Output{Port: PortController, MaxLen: 9}, ToGroup{ID: 3}, SetField{IPv4Dst(Host(netip.MustParseAddr("1.2.3.4")))},
@@ -82,6 +85,7 @@ func everyMessage() []any {
 		ofp.SetConfig{Flags: 1, MissSendLen: 2}, ofp.BarrierReply{}, ofp.GroupDescRequest{}, ofp.PortDescRequest{},
 		FlowMod{Command: Add, Flow: flow}, FlowMod{Command: ModifyStrict, Flow: flow, CookieMask: 7},
 		FlowMod{Command: Delete, Flow: Flow{Table: TableAll, Cookie: 1, Match: match}, CookieMask: 1},
+		FlowMod{Flow: flow6}, FlowMod{Flow: icmp6}, FlowFilter{Match: match6},
 		GroupMod{Command: Modify, Group: group}, GroupMod{Command: Delete, Group: Group{ID: 9}},
 		MeterMod{Command: Modify, Meter: Meter{ID: 7, Rate: 8, Burst: 9}}, MeterMod{Command: Delete, Meter: Meter{ID: MeterAll}},
 		ofp.MeterConfigRequest{}, ofp.MeterFeaturesRequest{}, ofp.MeterFeatures{MaxMeters: 1, Bands: 2, Capabilities: 3, MaxBands: 4, MaxColor: 5},

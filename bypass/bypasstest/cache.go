@@ -35,7 +35,7 @@ type cacheKey struct {
 	ofport   uint32
 	src, dst tap.MAC
 	vlan     uint16
-	frag     bool
+	odd      bool
 	later    bool
 	flow     bypass.Flow
 }
@@ -48,7 +48,7 @@ type cached struct {
 }
 
 func frameKey(ofport uint32, p Packet) cacheKey {
-	return cacheKey{ofport, p.SrcMAC, p.DstMAC, p.VLAN, p.More, p.Fragment != 0, p.Flow}
+	return cacheKey{ofport, p.SrcMAC, p.DstMAC, p.VLAN, p.odd(), p.Fragment != 0, p.Flow}
 }
 
 // decideLocked is lookup's decision or, in stale-cache mode, an earlier one.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -100,7 +101,19 @@ func checkBase(b bypass.Base) error {
 			return errors.New("bypasstest: set: a hop has no ID")
 		}
 	}
+	for _, g := range b.Guard {
+		if !oneFamily(g.Local, g.Remote) {
+			return fmt.Errorf("bypasstest: set: guard %v - %v is not of one family", g.Local, g.Remote)
+		}
+	}
 	return nil
+}
+
+// oneFamily tells whether all addresses are there, without zones, and of one family.
+func oneFamily(addrs ...netip.Addr) bool {
+	return !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+		return !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is4() != addrs[0].Is4()
+	})
 }
 
 func (c *conn) Apply(ctx context.Context, ch bypass.Change) error {
@@ -143,9 +156,11 @@ func (c *conn) checkLocked(ch bypass.Change) error {
 		return errors.New("bypasstest: apply: nothing was Set yet, so there is no epoch")
 	}
 	for _, l := range ch.Leases {
-		if l.Peer == 0 || l.Peer >= 1<<24 || !l.Local.Is4() || !l.Remote.Is4() ||
-			l.Outbound%time.Second != 0 || l.Inbound%time.Second != 0 {
+		switch {
+		case l.Peer == 0, l.Peer >= 1<<24, l.Outbound%time.Second != 0, l.Inbound%time.Second != 0:
 			return fmt.Errorf("bypasstest: apply: lease %+v is not valid", l)
+		case !oneFamily(l.Local, l.Remote):
+			return fmt.Errorf("bypasstest: apply: lease %+v: its addresses are not of one family", l)
 		}
 	}
 	for _, r := range ch.Add {
@@ -163,16 +178,16 @@ func (s *Switch) checkRule(r bypass.Rule) error {
 		return errors.New("it has no ID")
 	case r.Flow.Proto != bypass.TCP && r.Flow.Proto != bypass.UDP:
 		return fmt.Errorf("it is for %v", r.Flow.Proto)
-	case !r.Local.Addr().Is4() || !r.Remote.Addr().Is4():
-		return errors.New("its underlay addresses are not IPv4")
+	case !oneFamily(r.Local.Addr(), r.Remote.Addr()):
+		return errors.New("its underlay addresses are not of one family")
 	case r.Idle%time.Second != 0 || r.Hard%time.Second != 0 || r.Idle < 0 || r.Hard < 0:
 		return errors.New("its time-outs are not in whole seconds")
 	case r.Direction == bypass.Listen && r.Hard == 0:
 		return errors.New("it listens without an end")
 	case r.Direction == bypass.Listen:
 		return nil
-	case !r.Flow.Src.Addr().Is4() || !r.Flow.Dst.Addr().Is4():
-		return errors.New("its flow is not IPv4")
+	case !oneFamily(r.Local.Addr(), r.Flow.Src.Addr(), r.Flow.Dst.Addr()):
+		return errors.New("the addresses of its flow and of the underlay are not of one family")
 	case r.Ofport == 0 || r.LocalMAC.IsZero() || r.RemoteMAC.IsZero() || r.Peer == 0:
 		return errors.New("it lacks a port, a MAC or a peer")
 	case r.Direction == bypass.Outbound && !slices.ContainsFunc(s.base.Hops, hop):

@@ -21,5 +21,8 @@
 //	     │                   └ no ─> PacketIn (orphan)
 //	     ─ guard? ─> PacketIn (guard)
 //	     ─ the host's own guard (Underlay.Guard)? ─> dropped and counted
-//	     └ Host (the host's own stack)
+//	     └ Host (the host's own stack); ICMP errors to a guarded address: PacketIn too
+//
+// All of it is for TCP and UDP over IPv4 and IPv6. Tagged frames, fragments and what is
+// behind IPv6 extension headers match no rule.
 package bypasstest

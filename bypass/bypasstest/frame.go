@@ -2,8 +2,6 @@ package bypasstest
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/viasnet/vias/bypass"
@@ -19,282 +17,137 @@ const (
 	FlagACK
 )
 
-// Packet is an Ethernet frame with a TCP segment or a UDP datagram over IPv4, as a
-// test wants to write or read it.
+// IPv6 extension headers, for Packet.Ext (RFC 8200; RFC 4302 for the last).
+const (
+	ExtHopByHop    uint8 = 0
+	ExtRouting     uint8 = 43
+	ExtFragment    uint8 = 44 // an atomic fragment: offset 0 and nothing more (RFC 6946)
+	ExtDestination uint8 = 60
+	ExtAuth        uint8 = 51
+)
+
+// Packet is an Ethernet frame with a TCP segment or a UDP datagram over IPv4 or IPv6,
+// as a test wants to write or read it. The addresses of Flow are of one family.
 type Packet struct {
 	SrcMAC, DstMAC tap.MAC
 	VLAN           uint16 // 0 = untagged
 	Flow           bypass.Flow
-	TTL            uint8 // 0 = 64
+	TTL            uint8 // or hop limit; 0 = 64
+	Class          uint8 // DSCP and ECN
 	// Fragment is the offset in units of 8 bytes (0 for a first or whole packet),
-	// More the more-fragments flag (RFC 791).
+	// More the more-fragments flag (RFC 791). Over IPv6 they are a fragment header.
 	Fragment uint16
 	More     bool
-	Seq, Ack uint32 // TCP only
-	Flags    uint8  // TCP only
+	Ext      []uint8 // IPv6 only: extension headers, in order, but that of a fragment
+	Seq, Ack uint32  // TCP only
+	Flags    uint8   // TCP only
 	Payload  []byte
 }
 
 const (
 	ethLen  = 14
 	vlanLen = 4
-	ipLen   = 20
+	ip4Len  = 20
+	ip6Len  = 40
+	fragLen = 8 // an IPv6 fragment header
+
+	etherVLAN = 0x8100
+	etherIPv4 = 0x0800
+	etherIPv6 = 0x86dd
 )
 
-// Frame is the frame's bytes, with right checksums. The addresses of Flow must be
-// IPv4.
+// Frame is the frame's bytes, with right checksums.
 func (p Packet) Frame() []byte {
-	l4 := 8
-	if p.Flow.Proto == bypass.TCP {
-		l4 = 20
+	b := ethernet(p.SrcMAC, p.DstMAC, p.VLAN, p.Flow.Src.Addr())
+	l3 := len(b)
+	if p.Flow.Src.Addr().Is4() {
+		b = p.appendIPv4(b)
+	} else {
+		b = p.appendIPv6(b)
 	}
-	l3 := ethLen
-	if p.VLAN != 0 {
-		l3 += vlanLen
-	}
-	b := make([]byte, l3+ipLen+l4+len(p.Payload))
-	copy(b, p.DstMAC[:])
-	copy(b[6:], p.SrcMAC[:])
-	if p.VLAN != 0 {
-		binary.BigEndian.PutUint16(b[12:], 0x8100)
-		binary.BigEndian.PutUint16(b[14:], p.VLAN)
-	}
-	binary.BigEndian.PutUint16(b[l3-2:], 0x0800)
-	p.putIPv4(b[l3:])
-	p.putTransport(b[l3+ipLen:])
-	copy(b[l3+ipLen+l4:], p.Payload)
-	fixChecksums(b[l3:])
+	l4 := len(b)
+	b = append(p.appendTransport(b), p.Payload...)
+	putLength(b[l3:])
+	fixChecksums(b[l3:], l4-l3, byte(p.Flow.Proto))
 	return b
 }
 
-func (p Packet) putIPv4(ip []byte) {
-	ip[0] = 0x45
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+// ethernet is the header of a frame that carries a packet from src.
+func ethernet(from, to tap.MAC, vlan uint16, src netip.Addr) []byte {
+	b := append(append(make([]byte, 0, 128), to[:]...), from[:]...)
+	if vlan != 0 {
+		b = binary.BigEndian.AppendUint16(b, etherVLAN)
+		b = binary.BigEndian.AppendUint16(b, vlan)
+	}
+	if src.Is4() {
+		return binary.BigEndian.AppendUint16(b, etherIPv4)
+	}
+	return binary.BigEndian.AppendUint16(b, etherIPv6)
+}
+
+// putLength writes ip's length into its header.
+func putLength(ip []byte) {
+	if ip[0]>>4 == 4 {
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+		return
+	}
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-ip6Len))
+}
+
+func (p Packet) ttl() uint8 {
+	if p.TTL == 0 {
+		return 64
+	}
+	return p.TTL
+}
+
+func (p Packet) appendIPv4(b []byte) []byte {
 	frag := p.Fragment & 0x1fff
 	if p.More {
 		frag |= 0x2000
 	}
-	binary.BigEndian.PutUint16(ip[6:], frag)
-	if ip[8] = p.TTL; p.TTL == 0 {
-		ip[8] = 64
-	}
-	ip[9] = byte(p.Flow.Proto)
-	src, dst := p.Flow.Src.Addr().As4(), p.Flow.Dst.Addr().As4()
-	copy(ip[12:], src[:])
-	copy(ip[16:], dst[:])
+	b = append(b, 0x45, p.Class, 0, 0, 0, 0, byte(frag>>8), byte(frag), p.ttl(), byte(p.Flow.Proto), 0, 0)
+	b = append(b, p.Flow.Src.Addr().AsSlice()...)
+	return append(b, p.Flow.Dst.Addr().AsSlice()...)
 }
 
-func (p Packet) putTransport(t []byte) {
-	binary.BigEndian.PutUint16(t, p.Flow.Src.Port())
-	binary.BigEndian.PutUint16(t[2:], p.Flow.Dst.Port())
-	if p.Flow.Proto != bypass.TCP {
-		binary.BigEndian.PutUint16(t[4:], uint16(len(t)))
-		return
-	}
-	binary.BigEndian.PutUint32(t[4:], p.Seq)
-	binary.BigEndian.PutUint32(t[8:], p.Ack)
-	t[12] = 5 << 4
-	t[13] = p.Flags
-	binary.BigEndian.PutUint16(t[14:], 0xffff)
-}
-
-// Parse reads a frame. ok is false for whatever is not TCP or UDP over IPv4 with
-// all its headers there. Of later fragments the ports are 0. Payload is part of
-// frame.
-func Parse(frame []byte) (p Packet, ok bool) {
-	l3, ok := network(frame)
-	if !ok {
-		return p, false
-	}
-	ip := frame[l3:]
-	ihl := int(ip[0]&0xf) * 4
-	total := int(binary.BigEndian.Uint16(ip[2:]))
-	if ip[0]>>4 != 4 || ihl < ipLen || total < ihl || total > len(ip) {
-		return p, false
-	}
-	ip = ip[:total]
-	copy(p.DstMAC[:], frame)
-	copy(p.SrcMAC[:], frame[6:])
-	if l3 > ethLen {
-		p.VLAN = binary.BigEndian.Uint16(frame[14:]) & 0xfff
-	}
-	p.TTL = ip[8]
-	frag := binary.BigEndian.Uint16(ip[6:])
-	p.Fragment, p.More = frag&0x1fff, frag&0x2000 != 0
-	p.Flow.Proto = bypass.Proto(ip[9])
-	if p.Flow.Proto != bypass.TCP && p.Flow.Proto != bypass.UDP {
-		return p, false
-	}
-	return p, p.parseTransport(ip, ihl)
-}
-
-func (p *Packet) parseTransport(ip []byte, ihl int) bool {
-	src, dst := netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
-	t := ip[ihl:]
-	if p.Fragment != 0 {
-		p.Flow.Src, p.Flow.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
-		p.Payload = t
-		return true
-	}
-	if len(t) < 8 {
-		return false
-	}
-	p.Flow.Src = netip.AddrPortFrom(src, binary.BigEndian.Uint16(t))
-	p.Flow.Dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(t[2:]))
-	if p.Flow.Proto == bypass.UDP {
-		p.Payload = t[8:]
-		return true
-	}
-	if len(t) < 20 || int(t[12]>>4)*4 < 20 || int(t[12]>>4)*4 > len(t) {
-		return false
-	}
-	p.Seq, p.Ack = binary.BigEndian.Uint32(t[4:]), binary.BigEndian.Uint32(t[8:])
-	p.Flags = t[13] & 0x3f
-	p.Payload = t[int(t[12]>>4)*4:]
-	return true
-}
-
-// network is where the IPv4 header of frame starts.
-func network(frame []byte) (l3 int, ok bool) {
-	l3 = ethLen
-	if len(frame) >= ethLen+vlanLen && binary.BigEndian.Uint16(frame[12:]) == 0x8100 {
-		l3 += vlanLen
-	}
-	if len(frame) < l3+ipLen || binary.BigEndian.Uint16(frame[l3-2:]) != 0x0800 {
-		return 0, false
-	}
-	return l3, true
-}
-
-// rewriting is what a rule does to a frame. A zero MAC is left as it is.
-type rewriting struct {
-	srcMAC, dstMAC tap.MAC
-	src, dst       netip.AddrPort
-}
-
-// apply rewrites frame in place and corrects its checksums by the difference (RFC
-// 1624): a wrong checksum stays wrong, as on a switch. A UDP checksum of 0 (none)
-// stays 0.
-func (r rewriting) apply(frame []byte) {
-	if !r.dstMAC.IsZero() {
-		copy(frame, r.dstMAC[:])
-	}
-	if !r.srcMAC.IsZero() {
-		copy(frame[6:], r.srcMAC[:])
-	}
-	l3, ok := network(frame)
-	if !ok {
-		return
-	}
-	ip := frame[l3:]
-	ihl := int(ip[0]&0xf) * 4
-	if len(ip) < ihl+8 {
-		return
-	}
-	var was, is [12]byte
-	copy(was[:8], ip[12:20])
-	copy(was[8:], ip[ihl:ihl+4])
-	src, dst := r.src.Addr().As4(), r.dst.Addr().As4()
-	copy(is[:], src[:])
-	copy(is[4:], dst[:])
-	binary.BigEndian.PutUint16(is[8:], r.src.Port())
-	binary.BigEndian.PutUint16(is[10:], r.dst.Port())
-	copy(ip[12:], is[:8])
-	copy(ip[ihl:], is[8:])
-	adjust(ip[10:12], was[:8], is[:8])
-	if sum := transportSum(ip, ihl); sum != nil {
-		udp := ip[9] == byte(bypass.UDP)
-		if udp && sum[0]|sum[1] == 0 {
-			return
-		}
-		if adjust(sum, was[:], is[:]); udp && sum[0]|sum[1] == 0 {
-			sum[0], sum[1] = 0xff, 0xff
-		}
-	}
-}
-
-// transportSum is where the transport's checksum stands; nil if it is not there.
-func transportSum(ip []byte, ihl int) []byte {
-	at := ihl + 6
-	if ip[9] == byte(bypass.TCP) {
-		at = ihl + 16
-	}
-	if len(ip) < at+2 {
-		return nil
-	}
-	return ip[at : at+2]
-}
-
-// adjust corrects a checksum over data in which was became is (RFC 1624, eqn. 3).
-func adjust(sum, was, is []byte) {
-	s := uint32(^binary.BigEndian.Uint16(sum))
-	for i := 0; i < len(was); i += 2 {
-		s += uint32(^binary.BigEndian.Uint16(was[i:])) + uint32(binary.BigEndian.Uint16(is[i:]))
-	}
-	binary.BigEndian.PutUint16(sum, ^fold(s))
-}
-
-func fold(s uint32) uint16 {
-	for s > 0xffff {
-		s = s>>16 + s&0xffff
-	}
-	return uint16(s)
-}
-
-// add is the ones' complement sum of b on top of s (RFC 1071).
-func add(s uint32, b []byte) uint32 {
-	for ; len(b) >= 2; b = b[2:] {
-		s += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) > 0 {
-		s += uint32(b[0]) << 8
-	}
-	return s
-}
-
-// transportTotal sums the pseudo header and the transport's part of ip.
-func transportTotal(ip []byte, ihl int) uint16 {
-	t := ip[ihl:]
-	s := add(0, ip[12:20]) + uint32(ip[9]) + uint32(len(t))
-	return fold(add(s, t))
-}
-
-// fixChecksums computes the checksums of an IPv4 packet with a whole TCP segment or
-// UDP datagram.
-func fixChecksums(ip []byte) {
-	ihl := int(ip[0]&0xf) * 4
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], ^fold(add(0, ip[:ihl])))
-	sum := transportSum(ip, ihl)
-	sum[0], sum[1] = 0, 0
-	binary.BigEndian.PutUint16(sum, ^transportTotal(ip, ihl))
-	if ip[9] == byte(bypass.UDP) && sum[0]|sum[1] == 0 {
-		sum[0], sum[1] = 0xff, 0xff
-	}
-}
-
-// CheckSums tells whether the IPv4 checksum and, unless it is a fragment, the TCP
-// or UDP checksum of frame are right.
-func CheckSums(frame []byte) error {
-	p, ok := Parse(frame)
-	if !ok {
-		return errors.New("bypasstest: not TCP or UDP over IPv4")
-	}
-	l3, _ := network(frame)
-	ip := frame[l3:]
-	ip = ip[:binary.BigEndian.Uint16(ip[2:])]
-	ihl := int(ip[0]&0xf) * 4
-	if got := fold(add(0, ip[:ihl])); got != 0xffff {
-		return fmt.Errorf("bypasstest: %v: IPv4 header sums to %#04x", p.Flow, got)
-	}
+func (p Packet) appendIPv6(b []byte) []byte {
+	chain := append([]uint8{}, p.Ext...)
 	if p.Fragment != 0 || p.More {
-		return nil
+		chain = append(chain, ExtFragment)
 	}
-	if sum := transportSum(ip, ihl); p.Flow.Proto == bypass.UDP && sum[0]|sum[1] == 0 {
-		return nil
+	chain = append(chain, byte(p.Flow.Proto))
+	b = append(b, 0x60|p.Class>>4, p.Class<<4, 0, 0, 0, 0, chain[0], p.ttl())
+	b = append(b, p.Flow.Src.Addr().AsSlice()...)
+	b = append(b, p.Flow.Dst.Addr().AsSlice()...)
+	for i, kind := range chain[:len(chain)-1] {
+		next := chain[i+1]
+		switch kind {
+		case ExtFragment:
+			frag := p.Fragment << 3
+			if p.More {
+				frag |= 1
+			}
+			b = append(b, next, 0, byte(frag>>8), byte(frag), 0, 0, 0, 9)
+		case ExtAuth:
+			b = append(b, next, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0xde, 0xad, 0xbe, 0xef)
+		case ExtRouting: // of type 4 (RFC 8754), at its end
+			b = append(b, next, 0, 4, 0, 0, 0, 0, 0)
+		default: // PadN
+			b = append(b, next, 0, 1, 4, 0, 0, 0, 0)
+		}
 	}
-	if got := transportTotal(ip, ihl); got != 0xffff {
-		return fmt.Errorf("bypasstest: %v: transport sums to %#04x", p.Flow, got)
+	return b
+}
+
+func (p Packet) appendTransport(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, p.Flow.Src.Port())
+	b = binary.BigEndian.AppendUint16(b, p.Flow.Dst.Port())
+	if p.Flow.Proto != bypass.TCP {
+		b = binary.BigEndian.AppendUint16(b, uint16(8+len(p.Payload)))
+		return append(b, 0, 0)
 	}
-	return nil
+	b = binary.BigEndian.AppendUint32(b, p.Seq)
+	b = binary.BigEndian.AppendUint32(b, p.Ack)
+	return append(b, 5<<4, p.Flags, 0xff, 0xff, 0, 0, 0, 0)
 }

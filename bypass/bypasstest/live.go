@@ -29,7 +29,7 @@ func (t *tables) forwards(r *rule, now time.Time) bool {
 		return t.inGates[inGate{r.Flow.Proto, r.Local.Addr(), r.Remote.Addr()}].After(now)
 	case bypass.Outbound:
 		hop := slices.ContainsFunc(t.base.Hops, func(h bypass.Hop) bool { return h.ID == r.Hop })
-		return hop && t.outGates[outGate{r.epoch, r.Peer, r.Flow.Proto}].After(now) && t.baseEnd.After(now) &&
+		return hop && t.outGates[r.gate()].After(now) && t.baseEnd.After(now) &&
 			t.workload(r.Ofport, r.LocalMAC, r.Flow.Src.Addr())
 	}
 	return false

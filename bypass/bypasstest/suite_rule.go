@@ -152,12 +152,12 @@ func caseUDP(e *env) {
 	e.expect(Uplink, udp(arriving()), WorkloadA, udp(delivered()))
 
 	frame := udp(sent()).Frame()
-	frame[ethLen+ipLen+6], frame[ethLen+ipLen+7] = 0, 0
+	frame[ethLen+ip4Len+6], frame[ethLen+ip4Len+7] = 0, 0
 	e.b.Send(WorkloadA, frame)
 	got := e.b.Recv(Uplink, patience)
 	require.NotNil(e.t, got)
-	require.Zero(e.t, got[ethLen+ipLen+6])
-	require.Zero(e.t, got[ethLen+ipLen+7])
+	require.Zero(e.t, got[ethLen+ip4Len+6])
+	require.Zero(e.t, got[ethLen+ip4Len+7])
 }
 
 // caseEarlier: what an earlier run left can be told and be removed with nothing but

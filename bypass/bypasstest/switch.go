@@ -52,6 +52,7 @@ type Counters struct {
 	Plain             uint64 // from a workload to the tap
 	Probe, Orphan     uint64 // from the wire to the controller
 	Guard             uint64
+	Errors            uint64 // ICMP errors that came up, besides going to the host
 	HostGuarded       uint64 // dropped by the host's own guard
 	Host              uint64 // to the host's stack
 	Dropped           uint64 // rule without a hop or port
@@ -59,8 +60,29 @@ type Counters struct {
 }
 
 // HeadersOnly is how many bytes of an orphan's or a guarded frame a PacketIn has, as
-// real switches are told to send.
-const HeadersOnly = 64
+// real switches are told to send: a TCP header over IPv6, with a VLAN tag.
+const HeadersOnly = 96
+
+// ErrorRate is how many ICMP errors come up in a second at most, as PacketError; so many
+// come at once, too.
+const ErrorRate = 100
+
+// bucket is a token bucket of ErrorRate.
+type bucket struct {
+	full time.Time // when it will be
+}
+
+// take takes a token, if there is one.
+func (b *bucket) take(now time.Time) bool {
+	if b.full.Before(now) {
+		b.full = now
+	}
+	if b.full.Sub(now) > time.Second-time.Second/ErrorRate {
+		return false
+	}
+	b.full = b.full.Add(time.Second / ErrorRate)
+	return true
+}
 
 // NewSwitch makes a switch with its uplink on w and no rules.
 func (w *Wire) NewSwitch(cfg SwitchConfig) *Switch {
@@ -189,8 +211,7 @@ func (s *Switch) takes(frame []byte, routed bool) bool {
 	if !routed {
 		return dst == s.cfg.UplinkMAC || dst.IsMulticast()
 	}
-	l3, ok := network(frame)
-	if !ok || !slices.Contains(s.cfg.Addrs, netip.AddrFrom4([4]byte(frame[l3+16:l3+20]))) {
+	if at, ok := locate(frame); !ok || !slices.Contains(s.cfg.Addrs, at.dst) {
 		return false
 	}
 	copy(frame, s.cfg.UplinkMAC[:])
@@ -209,10 +230,21 @@ func (s *Switch) receive(frame []byte) {
 			u.guards(p.Flow.Src.Addr(), p.Flow.Dst.Port()) {
 			d.verdict = toHostGuard
 		}
+	} else if m, ok := ParseICMP(frame); ok {
+		s.errorLocked(m, frame)
 	}
 	f := s.executeLocked(d, frame)
 	s.mu.Unlock()
 	f()
+}
+
+// errorLocked sends up an ICMP error to a guarded address: the host gets it as well.
+func (s *Switch) errorLocked(m ICMP, frame []byte) {
+	now := time.Now()
+	if m.VLAN == 0 && m.IsError() && s.guards(now, m.Dst) && s.errors.take(now) {
+		s.counters.Errors++
+		s.emitLocked(bypass.PacketIn{Kind: bypass.PacketError, Frame: frame})
+	}
 }
 
 // executeLocked counts and rewrites frame as decided. What it returns completes

@@ -303,6 +303,9 @@ func TestUnderlay(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(segment().Frame())
 	f.Add(bypasstest.Packet{VLAN: 7, Flow: flowAB, More: true}.Frame())
+	f.Add(bypasstest.Packet{Flow: flow6, Fragment: 3}.Frame())
+	f.Add(bypasstest.Packet{Flow: flow6, Ext: []uint8{bypasstest.ExtHopByHop, bypasstest.ExtAuth}}.Frame())
+	f.Add(bypasstest.ICMP{Src: addrA, Dst: addrB, Type: 3}.Frame())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		w := newWorld(t)
@@ -311,6 +314,7 @@ func FuzzParse(f *testing.F) {
 			_ = bypasstest.CheckSums(frame)
 			_ = p.Flow.String()
 		}
+		_, _ = bypasstest.ParseICMP(frame)
 		w.a.Send(3, frame)
 		w.wire.Send(frame)
 		w.b.FromTap(frame)

@@ -21,6 +21,7 @@ type tables struct {
 	leases   map[leaseKey]bypass.Lease // what the gates were made of
 	tethers  map[peerKey]*tether
 	cache    map[cacheKey]*cached
+	errors   bucket // what is left of the rate of ICMP errors
 }
 
 // ruleKey is what makes two rules the same one.
@@ -41,9 +42,19 @@ type matchKey struct {
 
 // outGate has an epoch: a peer's number means nothing to the rules of another run.
 type outGate struct {
-	epoch uint16
-	peer  uint32
-	proto bypass.Proto
+	peerKey
+	kind
+}
+
+// kind is what a lease is for.
+type kind struct {
+	proto  bypass.Proto
+	family bypass.Family
+}
+
+// gate is the outbound gate of r.
+func (r *rule) gate() outGate {
+	return outGate{peerKey{r.epoch, r.Peer}, kind{r.Flow.Proto, bypass.FamilyOf(r.Local.Addr())}}
 }
 
 // peerKey names a peer of one run.
@@ -55,7 +66,7 @@ type peerKey struct {
 // tether holds a peer's rules: they go when its last lease ends. There is none
 // before the first one.
 type tether struct {
-	ends  map[bypass.Proto]time.Time
+	ends  map[kind]time.Time
 	timer *time.Timer
 }
 
@@ -172,8 +183,11 @@ func (t *tables) find(epoch uint16, r bypass.Rule) *rule {
 	return t.rules[ruleKey{epoch, r.Direction, r.ID}]
 }
 
+func kindOf(l bypass.Lease) kind { return kind{l.Proto, bypass.FamilyOf(l.Local)} }
+
 func (t *tables) lease(now time.Time, epoch uint16, l bypass.Lease) {
-	og, ig := outGate{epoch, l.Peer, l.Proto}, inGate{l.Proto, l.Local, l.Remote}
+	og := outGate{peerKey{epoch, l.Peer}, kindOf(l)}
+	ig := inGate{l.Proto, l.Local, l.Remote}
 	t.leases[leaseKey{og, ig}] = l
 	if t.outGates[og] = now.Add(l.Outbound); l.Outbound <= 0 {
 		delete(t.outGates, og)
@@ -186,8 +200,7 @@ func (t *tables) lease(now time.Time, epoch uint16, l bypass.Lease) {
 // outbound decides on a packet of the workload at ofport.
 func (t *tables) outbound(now time.Time, ofport uint32, p Packet) decision {
 	plain := decision{verdict: toTap}
-	odd := p.VLAN != 0 || p.Fragment != 0 || p.More
-	if odd || !t.baseEnd.After(now) || !t.workload(ofport, p.SrcMAC, p.Flow.Src.Addr()) {
+	if p.odd() || !t.baseEnd.After(now) || !t.workload(ofport, p.SrcMAC, p.Flow.Src.Addr()) {
 		return plain
 	}
 	r := t.byMatch[matchKey{bypass.Outbound, ofport, p.SrcMAC, p.DstMAC, p.Flow}]
@@ -195,7 +208,7 @@ func (t *tables) outbound(now time.Time, ofport uint32, p Packet) decision {
 		return plain
 	}
 	// An exact rule behind a dead gate is hit all the same, as on a real switch.
-	end := t.outGates[outGate{r.epoch, r.Peer, r.Flow.Proto}]
+	end := t.outGates[r.gate()]
 	if !end.After(now) {
 		plain.rule = r
 		return plain
@@ -223,7 +236,7 @@ func (t *tables) workload(ofport uint32, mac tap.MAC, ip netip.Addr) bool {
 // inbound decides on a packet from the uplink.
 func (t *tables) inbound(now time.Time, p Packet) decision {
 	host := decision{verdict: toHost}
-	if p.Fragment != 0 || p.More {
+	if p.Fragment != 0 || p.More || len(p.Ext) > 0 {
 		return host // fragments have no ports to match, on a real switch not even the first
 	}
 	if r := t.listener(now, p); r != nil && p.VLAN == 0 {
@@ -258,13 +271,26 @@ func (t *tables) listener(now time.Time, p Packet) *rule {
 		r = t.byMatch[m]
 	}
 	if r == nil {
-		m.flow.Src = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+		m.flow.Src = netip.AddrPortFrom(anyOf(p.Flow.Src.Addr()), 0)
 		r = t.byMatch[m]
 	}
 	if r == nil || !r.hardEnd.IsZero() && !r.hardEnd.After(now) {
 		return nil
 	}
 	return r
+}
+
+// anyOf stands for any address of a's family.
+func anyOf(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// guards tells whether local is one of the addresses that the guard is for.
+func (t *tables) guards(now time.Time, local netip.Addr) bool {
+	return t.baseEnd.After(now) && slices.ContainsFunc(t.base.Guard, func(p bypass.AddrPair) bool { return p.Local == local })
 }
 
 // statsLocked lists the live rules by epoch, direction and ID, with the counters that

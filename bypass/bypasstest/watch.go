@@ -152,11 +152,11 @@ func (s *Switch) tetherLocked(now time.Time, k peerKey, l bypass.Lease) {
 		if max(l.Outbound, l.Inbound) <= 0 {
 			return
 		}
-		t = &tether{ends: map[bypass.Proto]time.Time{}}
+		t = &tether{ends: map[kind]time.Time{}}
 		t.timer = time.AfterFunc(max(l.Outbound, l.Inbound), func() { s.untether(k, t) })
 		s.tethers[k] = t
 	}
-	t.ends[l.Proto] = now.Add(max(l.Outbound, l.Inbound))
+	t.ends[kindOf(l)] = now.Add(max(l.Outbound, l.Inbound))
 	if left := t.left(now); left > 0 {
 		t.timer.Reset(left)
 		return

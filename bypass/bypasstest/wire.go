@@ -98,8 +98,7 @@ func (w *Wire) MTU(n int) { w.change(func(s *wireSettings) { s.mtu = n }) }
 // TTL runs out are lost.
 func (w *Wire) Hops(n uint8) { w.change(func(s *wireSettings) { s.hops = n }) }
 
-// Router is the MAC of a gateway. Frames to it are forwarded by their IPv4
-// destination, with MACs rewritten and the TTL one lower. The zero MAC takes it away.
+// Router is the MAC of a gateway. Frames to it are forwarded by their IP destination, with MACs rewritten and the TTL one lower. The zero MAC takes it away.
 func (w *Wire) Router(mac tap.MAC) { w.change(func(s *wireSettings) { s.router = mac }) }
 
 func (w *Wire) change(f func(*wireSettings)) {
@@ -174,8 +173,8 @@ func (s *wireSettings) passes(frame []byte) bool {
 			return false
 		}
 	}
-	l3, ipv4 := network(frame)
-	if !ipv4 {
+	l3, family, ok := network(frame)
+	if !ok {
 		return true
 	}
 	hops := s.hops
@@ -183,13 +182,17 @@ func (s *wireSettings) passes(frame []byte) bool {
 		hops++
 		copy(frame[6:], s.router[:])
 	}
-	if frame[l3+8] <= hops || s.mtu > 0 && len(frame)-l3 > s.mtu {
+	ttl := l3 + 7
+	if family == bypass.IPv4 {
+		ttl = l3 + 8
+	}
+	if frame[ttl] <= hops || s.mtu > 0 && len(frame)-l3 > s.mtu {
 		return false
 	}
-	if hops > 0 {
-		was := [2]byte{frame[l3+8], frame[l3+9]}
-		frame[l3+8] -= hops
-		adjust(frame[l3+10:l3+12], was[:], frame[l3+8:l3+10])
+	was := [2]byte{frame[ttl], frame[ttl+1]}
+	frame[ttl] -= hops
+	if hops > 0 && family == bypass.IPv4 {
+		adjust(frame[l3+10:l3+12], was[:], frame[ttl:ttl+2])
 	}
 	return true
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/bypass/bypasstest"
 	"github.com/viasnet/vias/bypass/ofpath"
+	"github.com/viasnet/vias/internal/itest"
 	"github.com/viasnet/vias/internal/ovstest"
 	"github.com/viasnet/vias/ofctl"
 )
@@ -27,6 +28,7 @@ type ovsBench struct {
 	br     string
 	mgmt   string
 	uplink string
+	links  []string // each with a peer, of which x and its name is the name
 	ports  [5]uint32
 	fds    [5]int
 }
@@ -36,13 +38,14 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 	b := &ovsBench{other: other{t: t}, ovs: ovs, br: "br" + strconv.Itoa(n), uplink: "u" + strconv.Itoa(n)}
 	b.mgmt = ovs.Mgmt(b.br)
 	// In one transaction: the switch configures itself anew after each.
-	args := []string{"add-br", b.br, "--", "set", "bridge", b.br, "datapath_type=netdev", "fail-mode=secure",
+	args := []string{"add-br", b.br, "--", "set", "bridge", b.br, "datapath_type=" + itest.BridgeType(t), "fail-mode=secure",
 		"--", "set", "port", b.br, "trunks=0"}
 	names := []string{bypasstest.Uplink: b.uplink, bypasstest.WorkloadA: "wa", bypasstest.WorkloadB: "wb", bypasstest.Plain: "t"}
 	for i, name := range names {
 		if i > 0 {
 			name += strconv.Itoa(n)
 		}
+		b.links = append(b.links, name)
 		ovs.IP("-n", ovs.Netns, "link", "add", name, "type", "veth", "peer", "name", "x"+name)
 		ovs.IP("-n", ovs.Netns, "link", "set", name, "up")
 		ovs.IP("-n", ovs.Netns, "link", "set", "x"+name, "up")
@@ -56,10 +59,7 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 			"--", "set", "interface", name, "ofport_request="+strconv.Itoa(i+1))
 	}
 	ovs.MustVsctl(args...)
-	for i, name := range names {
-		if i > 0 {
-			name += strconv.Itoa(n)
-		}
+	for i, name := range b.links {
 		require.Equal(t, strconv.Itoa(i+1), ovs.MustVsctl("get", "interface", name, "ofport"))
 	}
 	ovs.IP("-n", ovs.Netns, "link", "set", b.br, "up")
@@ -67,8 +67,15 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 	b.fds[bypasstest.Stack] = packetSocket(t, ovs.Netns, b.br)
 	sw, err := b.dial(context.Background())
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, sw.Close()) })
 	b.sw = sw
+	t.Cleanup(func() {
+		require.NoError(t, sw.Close())
+		// The switch looks at all its bridges whenever one changes.
+		ovs.MustVsctl("del-br", b.br)
+		for _, name := range b.links {
+			ovs.IP("-n", ovs.Netns, "link", "del", name)
+		}
+	})
 	return b
 }
 

@@ -66,8 +66,8 @@ func newHosts(tb testing.TB, lease time.Duration) (a, b *hostEnd) {
 	a.member.LinkUp(b.id)
 	b.member.LinkUp(a.id)
 	require.Eventually(tb, func() bool {
-		ra, _ := a.member.PathTo(tb.Context(), b.id)
-		rb, _ := b.member.PathTo(tb.Context(), a.id)
+		ra, _ := a.member.PathTo(tb.Context(), b.id, bypass.IPv4)
+		rb, _ := b.member.PathTo(tb.Context(), a.id, bypass.IPv4)
 		return ra == bypass.ReasonNone && rb == bypass.ReasonNone
 	}, 20*time.Second, 10*time.Millisecond, "the path is not proven")
 	return a, b

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,13 +99,16 @@ func (u *Underlay) endGuard(forGood bool) error {
 // replace makes the table hold ports and peers. When the outcome is not known the
 // child is ended, and keep starts another with the new list.
 func (g *guard) replace(ctx context.Context, ports bypass.PortRange, peers []netip.Addr) error {
-	text := elements(g.table, peers)
-	if g.ports != ports {
+	text := changes(g.table, g.peers, peers)
+	switch {
+	case g.ports != ports:
 		text = "delete table inet " + g.table + "; " + ruleset(g.table, ports, peers)
+	case text == "":
+		return nil
 	}
 	before, list := g.ports, g.peers
 	g.ports, g.peers = ports, peers
-	err := g.shell.run(ctx, text)
+	err := g.shell.run(ctx, strings.TrimPrefix(text, "; "))
 	if errors.Is(err, errRefused) {
 		g.ports, g.peers = before, list
 	} else if err != nil {
@@ -136,27 +141,41 @@ func ruleset(table string, ports bypass.PortRange, peers []netip.Addr) string {
 		"add rule " + t + " guard ip6 saddr @peers6 " + rule,
 		"add chain " + t + " resets { type filter hook output priority -300; policy accept; }",
 		fmt.Sprintf("add rule %s resets tcp sport %d-%d tcp flags & rst == rst counter drop", t, ports.First(), ports.Last()),
-		elements(table, peers),
-	}, "; ")
+	}, "; ") + changes(table, nil, peers)
 }
 
-// elements replaces the list of peers and touches nothing else.
-func elements(table string, peers []netip.Addr) string {
-	var v4, v6 []string
-	for _, p := range peers {
-		if p = p.Unmap(); p.Is4() {
-			v4 = append(v4, p.String())
-		} else {
-			v6 = append(v6, p.WithZone("").String())
+// changes makes the list of peers another one and touches nothing else: what the packets
+// of those in both lists meet does not change for a moment. Each statement follows a
+// semicolon; "" = the lists are the same.
+func changes(table string, before, now []netip.Addr) (text string) {
+	gone, come := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for _, p := range before {
+		gone[p.Unmap().WithZone("")] = true
+	}
+	for _, p := range now {
+		come[p.Unmap().WithZone("")] = true
+	}
+	for p := range come {
+		if gone[p] {
+			delete(gone, p)
+			delete(come, p)
 		}
 	}
-	t := "inet " + table
-	text := "flush set " + t + " peers4; flush set " + t + " peers6"
-	if len(v4) > 0 {
-		text += "; add element " + t + " peers4 { " + strings.Join(v4, ", ") + " }"
+	return elements("delete", table, gone) + elements("add", table, come)
+}
+
+// elements adds peers to their families' sets, or deletes them.
+func elements(verb, table string, peers map[netip.Addr]bool) (text string) {
+	lists := map[string][]string{}
+	for _, p := range slices.SortedFunc(maps.Keys(peers), netip.Addr.Compare) {
+		set := "peers6"
+		if p.Is4() {
+			set = "peers4"
+		}
+		lists[set] = append(lists[set], p.String())
 	}
-	if len(v6) > 0 {
-		text += "; add element " + t + " peers6 { " + strings.Join(v6, ", ") + " }"
+	for _, set := range slices.Sorted(maps.Keys(lists)) {
+		text += fmt.Sprintf("; %s element inet %s %s { %s }", verb, table, set, strings.Join(lists[set], ", "))
 	}
 	return text
 }

@@ -201,6 +201,7 @@ func answers(t *testing.T, peer string, from netip.Addr, to string) (ok bool) {
 func tables(t *testing.T) string { return itest.Exec(t, "nft", "list", "tables") }
 
 func TestIntegrationGuard(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(peer string) {
 		u, ctx := open(t), t.Context()
 		const reserved, free = "10.98.0.1:61500", "10.98.0.1:5000"
@@ -236,6 +237,7 @@ func TestIntegrationGuard(t *testing.T) {
 }
 
 func TestIntegrationGuardManyPeers(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(string) {
 		u := open(t)
 		var peers []netip.Addr
@@ -251,6 +253,7 @@ func TestIntegrationGuardManyPeers(t *testing.T) {
 }
 
 func TestIntegrationGuardRefused(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(string) {
 		u := open(t)
 		s, err := startNFT(u)
@@ -265,6 +268,7 @@ func TestIntegrationGuardRefused(t *testing.T) {
 }
 
 func TestIntegrationGuardRevived(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(string) {
 		u := open(t)
 		require.NoError(t, u.Guard(t.Context(), bypass.DefaultPorts, []netip.Addr{peerAddr}))
@@ -282,6 +286,7 @@ func TestIntegrationGuardRevived(t *testing.T) {
 }
 
 func TestIntegrationGuardDiesWithProcess(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(string) {
 		self, err := os.Executable()
 		require.NoError(t, err)
@@ -302,6 +307,7 @@ func TestIntegrationGuardDiesWithProcess(t *testing.T) {
 }
 
 func TestIntegrationPreflight(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(string) {
 		ip := func(line string) { itest.Exec(t, "ip", strings.Fields(line)...) }
 		cfg := CheckConfig{Config: Config{Uplink: "eth0", Device: "br0"}, UserspaceDatapath: true}

@@ -16,6 +16,8 @@ type CheckConfig struct {
 	Config
 	// Ports is the reserved range; zero = bypass.DefaultPorts.
 	Ports bypass.PortRange
+	// Trust lists the prefixes whose addresses may be proven; nil = private addresses.
+	Trust []netip.Prefix
 	// UserspaceDatapath: the bridge has datapath_type=netdev. Then the kernel
 	// receives the uplink's frames as well as the switch.
 	UserspaceDatapath bool
@@ -26,7 +28,8 @@ type Finding struct {
 	What   string `json:"what"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
-	// Remedy says what to do; "" when OK.
+	// Remedy says what to do; "" when OK. With OK it is advice: the check cannot see
+	// whether it is needed. Preflight gives none.
 	Remedy string `json:"remedy,omitempty"`
 }
 
@@ -165,10 +168,19 @@ func keepsClear(statement []string, r bypass.PortRange) bool {
 	if i < 0 || i+1 == len(statement) {
 		return false
 	}
-	to := statement[i+1]
-	colon := strings.LastIndexByte(to, ':')
-	spans, err := parseSpans(to[colon+1:])
-	return colon >= 0 && err == nil && len(spans) == 1 && (spans[0].last < r.First() || spans[0].first > r.Last())
+	ports, named := portsOf(statement[i+1])
+	spans, err := parseSpans(ports)
+	return named && err == nil && len(spans) == 1 && (spans[0].last < r.First() || spans[0].first > r.Last())
+}
+
+// portsOf is what follows the address, if there is one, in the target of a translation.
+// An IPv6 address with ports is in brackets.
+func portsOf(to string) (ports string, named bool) {
+	i := strings.LastIndexByte(to, ':')
+	if i < 0 || strings.IndexByte(to, ':') < i && to[i-1] != ']' {
+		return "", false
+	}
+	return to[i+1:], true
 }
 
 // words splits at everything that is no part of an interface's name.

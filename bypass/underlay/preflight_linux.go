@@ -16,8 +16,8 @@ import (
 )
 
 // Preflight checks what a bypass needs of this host's kernel, in the calling
-// thread's network namespace. It changes nothing for good: the guard is tried with a
-// documentation address (RFC 5737) and removed.
+// thread's network namespace. It changes nothing for good: the guard is tried with
+// documentation addresses (RFC 5737, RFC 3849) and removed.
 func Preflight(ctx context.Context, cfg CheckConfig) []Finding {
 	u, err := Open(cfg.Config)
 	if err != nil {
@@ -30,6 +30,7 @@ func Preflight(ctx context.Context, cfg CheckConfig) []Finding {
 	}
 	return []Finding{
 		u.checkAddress(ctx),
+		u.checkIPv6(ctx, cfg.Trust),
 		u.checkEphemeral(cfg.Ports),
 		u.checkSockets(ctx, cfg.Ports),
 		u.checkTranslation(ctx, cfg.Ports),
@@ -52,10 +53,46 @@ func (u *Underlay) checkAddress(ctx context.Context) Finding {
 	return f
 }
 
-// sysctl reads net.ipv4.NAME of u's namespace.
+// checkIPv6 only remarks: without an IPv6 address all is well, but for flows over IPv6.
+func (u *Underlay) checkIPv6(ctx context.Context, trust []netip.Prefix) Finding {
+	f := Finding{What: "IPv6 on the underlay", OK: true, Detail: "IPv4 only: IPv6 flows stay on the overlay"}
+	addrs, err := u.Addrs(ctx)
+	if err != nil {
+		return f // checkAddress says why
+	}
+	var ours, trusted []netip.Addr
+	for _, p := range addrs {
+		a := p.Addr()
+		if !a.Is6() {
+			continue
+		}
+		ours = append(ours, a)
+		if trust == nil && a.IsPrivate() || slices.ContainsFunc(trust, func(t netip.Prefix) bool { return t.Contains(a) }) {
+			trusted = append(trusted, a)
+		}
+	}
+	switch {
+	case len(ours) == 0:
+		return f
+	case len(trusted) == 0:
+		f.Detail = fmt.Sprintf("%v is in no trusted prefix (trust.prefixes): IPv6 flows stay on the overlay", ours)
+		return f
+	}
+	f.Detail = fmt.Sprint(trusted)
+	on := func(name, value string) bool {
+		text, err := u.sysctl("ipv6/conf/" + u.cfg.Device + "/" + name)
+		return err == nil && strings.TrimSpace(text) == value
+	}
+	if on("forwarding", "1") && on("accept_ra", "1") {
+		f.Detail += "; IPv6 forwarding is on, so routers' advertisements are ignored (unless net.ipv6.conf." + u.cfg.Device + ".accept_ra=2)"
+	}
+	return f
+}
+
+// sysctl reads a file below /proc/sys/net of u's namespace.
 func (u *Underlay) sysctl(name string) (text string, err error) {
 	err = u.inNamespace(func() error {
-		b, err := os.ReadFile("/proc/sys/net/ipv4/" + name)
+		b, err := os.ReadFile("/proc/sys/net/" + name)
 		text = string(b)
 		return err
 	})
@@ -66,13 +103,13 @@ func (u *Underlay) sysctl(name string) (text string, err error) {
 func (u *Underlay) checkEphemeral(r bypass.PortRange) Finding {
 	f := Finding{What: fmt.Sprintf("reserved ports %d-%d are not ephemeral ports", r.First(), r.Last())}
 	f.Remedy = fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%d-%d (added to what is there)", r.First(), r.Last())
-	local, err := u.sysctl("ip_local_port_range")
+	local, err := u.sysctl("ipv4/ip_local_port_range")
 	if err != nil {
 		f.Detail = err.Error()
 		return f
 	}
 	local = strings.Join(strings.Fields(local), "-")
-	reserved, err := u.sysctl("ip_local_reserved_ports")
+	reserved, err := u.sysctl("ipv4/ip_local_reserved_ports")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.Detail = err.Error()
 		return f
@@ -219,7 +256,7 @@ func (u *Underlay) ruleset(ctx context.Context) (string, error) {
 // checkGuard tries the guard for a moment.
 func (u *Underlay) checkGuard(ctx context.Context, r bypass.PortRange) Finding {
 	f := Finding{What: "host guard (nftables)"}
-	err := u.Guard(ctx, r, []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1})})
+	err := u.Guard(ctx, r, []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1})})
 	if err == nil {
 		err = u.Guard(ctx, r, nil)
 	}

@@ -97,12 +97,15 @@ func TestTranslating(t *testing.T) {
 		"ip saddr 10.9.0.0/24 snat to 10.0.0.1:1024-61439":                   false,
 		"oifname \"docker0\" masquerade":                                     false,
 		"oifname { \"br1\", \"br2\" } masquerade":                            false,
+		"oifname \"br0\" snat ip6 to fd00::1":                                true,
+		"oifname \"br0\" snat ip6 to [fd00::1]:60000-62000":                  true,
+		"oifname \"br0\" snat ip6 to [fd00::1]:1024-61439":                   false,
 		"jump masquerade": false,
 		"chain snat {":    false,
 		"counter packets 0 bytes 0 accept comment \"masquerade\"": false,
 		"tcp dport 80 dnat to 10.0.0.1":                           false,
 	} {
-		got := translating("table ip nat {\n\tchain out {\n\t\t"+rule+"\n\t}\n}\n", "br0", bypass.DefaultPorts)
+		got := translating("table inet nat {\n\tchain out {\n\t\t"+rule+"\n\t}\n}\n", "br0", bypass.DefaultPorts)
 		if want {
 			require.Equal(t, []string{rule}, got)
 		} else {

@@ -23,6 +23,9 @@ type Underlay struct {
 	cfg    Config
 	ns     netns.NsHandle
 	handle *netlink.Handle // its sockets live in ns
+	// neighbours is a socket for what handle cannot: to ask for one neighbour instead of
+	// all. A request locks it.
+	neighbours *nl.SocketHandle
 
 	closing  sync.Once
 	closeErr error
@@ -51,7 +54,13 @@ func Open(cfg Config) (*Underlay, error) {
 		_ = ns.Close()
 		return nil, fmt.Errorf("underlay: netlink: %w", err)
 	}
-	return &Underlay{cfg: cfg, ns: ns, handle: h}, nil
+	sock, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		_ = ns.Close()
+		return nil, fmt.Errorf("underlay: netlink: %w", err)
+	}
+	return &Underlay{cfg: cfg, ns: ns, handle: h, neighbours: &nl.SocketHandle{Socket: sock}}, nil
 }
 
 // Close ends the guard and frees the sockets. It is idempotent, and called once
@@ -60,13 +69,14 @@ func (u *Underlay) Close() error {
 	u.closing.Do(func() {
 		u.closeErr = errors.Join(u.endGuard(true), u.ns.Close())
 		u.handle.Close()
+		u.neighbours.Close()
 	})
 	return u.closeErr
 }
 
 // Addrs lists the device's addresses in the kernel's order, which is the order of
-// preference, without those that must not be used: deprecated and tentative ones,
-// and link-local IPv6.
+// preference, without those that must not be used: deprecated and tentative ones, and
+// of IPv6 link-local and temporary ones (RFC 8981), which are not for being found.
 func (u *Underlay) Addrs(ctx context.Context) ([]netip.Prefix, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -75,20 +85,29 @@ func (u *Underlay) Addrs(ctx context.Context) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("underlay: device %s: %w", u.cfg.Device, err)
 	}
-	list, err := u.handle.AddrList(dev, netlink.FAMILY_ALL)
+	return u.addrs(dev, netlink.FAMILY_ALL)
+}
+
+func (u *Underlay) addrs(dev netlink.Link, family int) ([]netip.Prefix, error) {
+	list, err := u.handle.AddrList(dev, family)
 	if err != nil {
-		return nil, fmt.Errorf("underlay: addresses of %s: %w", u.cfg.Device, err)
+		return nil, fmt.Errorf("underlay: addresses of %s: %w", dev.Attrs().Name, err)
 	}
-	const unusable = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
 	var out []netip.Prefix
 	for _, a := range list {
-		p, ok := prefixOf(a.IPNet)
-		if !ok || a.Flags&unusable != 0 || p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() {
-			continue
+		if p, ok := prefixOf(a.IPNet); ok && usable(p.Addr(), a.Flags) {
+			out = append(out, p)
 		}
-		out = append(out, p)
 	}
 	return out, nil
+}
+
+func usable(a netip.Addr, flags int) bool {
+	const never = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	if a.Is4() { // there the bit of IFA_F_TEMPORARY means something else
+		return flags&never == 0
+	}
+	return flags&(never|unix.IFA_F_TEMPORARY) == 0 && !a.IsLinkLocalUnicast()
 }
 
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {

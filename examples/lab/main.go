@@ -1,7 +1,8 @@
 // Command lab builds hosts and containers out of network namespaces, with one Open
 // vSwitch and one vias node per host, and measures one TCP connection three ways:
 // plainly forwarded (native), over the encrypted overlay, and bypassed. A row counts
-// only with its proof from the switches' and the TAPs' counters.
+// only with its proof from the switches' and the TAPs' counters. With -matrix it measures
+// TCP and UDP over IPv4 and IPv6 that way, on one datapath of Open vSwitch after the other.
 //
 // It needs root on Linux, Open vSwitch, iperf3, nftables and iproute2 (make deps).
 // The exit code is 0, 1 when a row failed, the transfer did not survive or something
@@ -21,6 +22,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,6 +33,8 @@ import (
 type flags struct {
 	lab        lab.Config
 	measure    lab.MeasureConfig
+	matrix     bool
+	datapaths  []lab.Datapath
 	json, node string
 	keep, down bool
 	survive    bool
@@ -51,6 +55,9 @@ func main() {
 	defer stop()
 	if f.down {
 		exit(down(ctx, f))
+	}
+	if f.matrix {
+		exit(matrix(ctx, f))
 	}
 	exit(run(ctx, f))
 }
@@ -74,7 +81,15 @@ func parse(args []string) (*flags, int) {
 	set := flag.NewFlagSet("lab", flag.ContinueOnError)
 	set.IntVar(&f.lab.Hosts, "hosts", 2, "hosts")
 	set.IntVar(&f.lab.Containers, "containers", 1, "containers on each host")
-	set.IntVar(&f.lab.MTU, "mtu", 1400, "containers' MTU")
+	set.Func("datapath", "of the switches: tso (default), plain, afxdp or, with the kernel's module openvswitch, system; with -matrix a `list`, by default all but system", func(text string) error {
+		for _, name := range strings.Split(text, ",") {
+			f.datapaths = append(f.datapaths, lab.Datapath(name))
+		}
+		return nil
+	})
+	set.BoolVar(&f.matrix, "matrix", false, "measure TCP and UDP over IPv4 and IPv6, instead of TCP over IPv4 (default -duration 2s -rounds 3)")
+	set.IntVar(&f.lab.MTU, "mtu", 0, "containers' MTU, up to the provider's (default 1400)")
+	set.IntVar(&f.lab.UnderlayMTU, "underlay-mtu", 0, "the provider's MTU (default 1500)")
 	set.StringVar(&f.lab.Prefix, "prefix", "vias-", "beginning of all namespaces' names")
 	set.DurationVar(&f.measure.Duration, "duration", 5*time.Second, "of each iperf3 run, whole seconds")
 	set.IntVar(&f.measure.Rounds, "rounds", 5, "rounds; 0 = measure nothing")
@@ -96,6 +111,10 @@ func parse(args []string) (*flags, int) {
 		fmt.Fprintln(os.Stderr, "lab: no arguments but flags; -duration in whole seconds, 1s or more; -rounds 0 or more; -hosts 2 or more; -containers 1 or more")
 		return nil, 2
 	}
+	if !f.complete(set) {
+		fmt.Fprintln(os.Stderr, "lab: several datapaths go with -matrix only, which goes with neither -native-only, -keep, -json nor -rounds 0")
+		return nil, 2
+	}
 	f.survive = f.survive && f.measure.Rounds > 0 && !f.measure.NativeOnly
 	level := slog.LevelInfo
 	if *verbose {
@@ -103,6 +122,28 @@ func parse(args []string) (*flags, int) {
 	}
 	f.lab.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	return f, 0
+}
+
+// complete fills in what depends on other flags; false = they contradict each other.
+func (f *flags) complete(set *flag.FlagSet) bool {
+	if !f.matrix {
+		if len(f.datapaths) == 1 {
+			f.lab.Datapath = f.datapaths[0]
+		}
+		return len(f.datapaths) < 2
+	}
+	given := map[string]bool{}
+	set.Visit(func(g *flag.Flag) { given[g.Name] = true })
+	if !given["duration"] {
+		f.measure.Duration = 2 * time.Second
+	}
+	if !given["rounds"] {
+		f.measure.Rounds = 3
+	}
+	if len(f.datapaths) == 0 {
+		f.datapaths = lab.Datapaths()
+	}
+	return f.measure.Rounds > 0 && !f.measure.NativeOnly && !f.keep && f.json == ""
 }
 
 func down(ctx context.Context, f *flags) error {

@@ -58,15 +58,18 @@ func checkCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 }
 
 func printFinding(out io.Writer, f underlay.Finding) error {
-	word, detail := "ok ", f.Detail
-	if !f.OK {
+	word, detail := "ok", f.Detail
+	switch {
+	case !f.OK:
 		word = "bad"
+	case f.Remedy != "":
+		word = "mind"
 	}
 	if detail != "" {
 		detail = ": " + detail
 	}
-	_, err := fmt.Fprintf(out, "%s  %s%s\n", word, f.What, detail)
-	if err == nil && !f.OK && f.Remedy != "" {
+	_, err := fmt.Fprintf(out, "%-4s %s%s\n", word, f.What, detail)
+	if err == nil && f.Remedy != "" {
 		_, err = fmt.Fprintf(out, "     -> %s\n", f.Remedy)
 	}
 	return err
@@ -96,11 +99,12 @@ func preflight(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
 	// Without an answer the stricter case is checked.
 	userspace := dbErr != nil || kind == "netdev"
 	if userspace {
-		list = append(list, checkPersistent(cfg))
+		list = append(list, checkPersistent(cfg), db.checkChecksums(ctx, cfg))
 	}
 	return append(list, underlay.Preflight(ctx, underlay.CheckConfig{
 		Config:            underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink},
 		Ports:             bypass.PortRange(cfg.Ports),
+		Trust:             cfg.Trust.Prefixes,
 		UserspaceDatapath: userspace,
 	})...)
 }

@@ -19,12 +19,14 @@ import (
 
 // A datagram's first byte on a Link says what the rest is.
 const (
-	KindFrame   = 0 // an Ethernet frame
-	KindControl = 1 // a segment of a Session
+	KindFrame    = 0 // an Ethernet frame
+	KindControl  = 1 // a segment of a Session
+	KindFragment = 2 // a part of an Ethernet frame: see package pump
 )
 
-// Version of the control protocol. Peers of different versions refuse each other.
-const Version = 1
+// Version of the control protocol, and of the kinds of datagrams. Peers of different
+// versions refuse each other.
+const Version = 2
 
 // Bounds.
 const (

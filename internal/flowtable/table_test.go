@@ -24,7 +24,27 @@ func flow(i int) bypass.Flow {
 	}
 }
 
+func flow6(i int) bypass.Flow {
+	return bypass.Flow{
+		Proto: bypass.UDP,
+		Src:   netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 15: byte(i >> 16)}), uint16(i)),
+		Dst:   netip.AddrPortFrom(netip.AddrFrom16([16]byte{0xfd, 15: 0xff}), 443),
+	}
+}
+
+func udp(i int) bypass.Flow {
+	f := flow(i)
+	f.Proto = bypass.UDP
+	return f
+}
+
 func TestTrack(t *testing.T) {
+	for name, flow := range map[string]func(int) bypass.Flow{"IPv4": flow, "IPv6": flow6, "UDP": udp} {
+		t.Run(name, func(t *testing.T) { testTrack(t, flow) })
+	}
+}
+
+func testTrack(t *testing.T, flow func(int) bypass.Flow) {
 	table, now := New(0), time.Unix(1000, 0)
 	require.Nil(t, table.Get(flow(1)))
 	e, fresh := table.Track(flow(1), now)
@@ -36,7 +56,11 @@ func TestTrack(t *testing.T) {
 	e.Out.Add(100)
 	e.In.Add(20)
 	e.In.Add(30)
+	require.Equal(t, flow(1), e.Flow())
+	require.Equal(t, flow(1).Proto, e.Proto())
+	require.Nil(t, table.Get(flow(1).Reverse()))
 	require.Equal(t, int64(150), e.Total())
+	require.Equal(t, int64(3), e.Packets())
 	require.Equal(t, uint64(2), e.In.Packets())
 	require.True(t, e.Peer().IsZero())
 	id := overlay.PeerID{7}
@@ -112,22 +136,30 @@ func TestReasonAndStatus(t *testing.T) {
 	require.Equal(t, want, s)
 }
 
-// Flows that the Classifier does not know are none.
+// Flows that no Classifier gives are none.
 func TestOtherFlows(t *testing.T) {
-	table, f := New(0), flow(1)
-	f.Dst = netip.MustParseAddrPort("[fd00::1]:80")
-	e, fresh := table.Track(f, time.Unix(1000, 0))
-	require.Nil(t, e)
-	require.False(t, fresh)
-	require.Nil(t, table.Get(f))
+	table := New(0)
+	for _, ends := range [][2]string{
+		{"10.0.0.1:1", "[fd00::1]:80"}, {"[fd00::1]:80", "10.0.0.1:1"},
+		{"[::ffff:10.0.0.1]:1", "[fd00::1]:80"}, {"[fd00::1]:1", "[::ffff:10.0.0.1]:80"},
+	} {
+		f := bypass.Flow{Proto: bypass.TCP, Src: netip.MustParseAddrPort(ends[0]), Dst: netip.MustParseAddrPort(ends[1])}
+		e, fresh := table.Track(f, time.Unix(1000, 0))
+		require.Nil(t, e)
+		require.False(t, fresh)
+		require.Nil(t, table.Get(f))
+	}
 	require.Nil(t, table.Get(bypass.Flow{}))
+	require.Zero(t, table.Len()+int(table.Untracked()))
 }
 
 func TestHotPathAllocs(t *testing.T) {
 	table, now, id := New(0), time.Unix(1000, 0), overlay.PeerID{1}
-	f := flow(1)
+	f, f6 := flow(1), flow6(1)
 	table.Track(f, now)
+	table.Track(f6, now)
 	require.Zero(t, testing.AllocsPerRun(100, func() {
+		table.Track(f6, now)
 		e, _ := table.Track(f, now)
 		e.Seen(now)
 		e.SetPeer(&id)
@@ -200,7 +232,10 @@ func TestHoldRace(t *testing.T) {
 	}
 }
 
-func BenchmarkTrack(b *testing.B) {
+func BenchmarkTrack(b *testing.B)  { benchmarkTrack(b, flow) }
+func BenchmarkTrack6(b *testing.B) { benchmarkTrack(b, flow6) }
+
+func benchmarkTrack(b *testing.B, flow func(int) bypass.Flow) {
 	table, now := New(0), time.Unix(1000, 0)
 	for i := range 10000 {
 		table.Track(flow(i), now)
@@ -226,8 +261,14 @@ func BenchmarkTrackFull(b *testing.B) {
 }
 
 // TestMemory: what a bypassed flow costs, told about by a Member. Its bound, and those of
-// the TestMemory of bypass and of bypass/ofpath, add up to less than 1,000 bytes.
+// the TestMemory of bypass and of bypass/ofpath, add up to less than 1,024 bytes.
 func TestMemory(t *testing.T) {
+	for name, flow := range map[string]func(int) bypass.Flow{"IPv4": flow, "IPv6": flow6} {
+		t.Run(name, func(t *testing.T) { testMemory(t, flow) })
+	}
+}
+
+func testMemory(t *testing.T, flow func(int) bypass.Flow) {
 	const flows = 100_000
 	inUse := func() uint64 {
 		runtime.GC()
@@ -248,5 +289,5 @@ func TestMemory(t *testing.T) {
 	size := float64(inUse()-before) / flows
 	t.Logf("%.0f bytes a flow", size)
 	require.Equal(t, flows, table.Len())
-	require.Less(t, size, 245.)
+	require.Less(t, size, 250.)
 }

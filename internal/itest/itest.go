@@ -15,10 +15,7 @@ import (
 // as root on Linux with every named program in PATH.
 func Require(tb testing.TB, programs ...string) {
 	tb.Helper()
-	stop := tb.Skipf
-	if os.Getenv("VIAS_MUST_RUN") == "1" {
-		stop = tb.Fatalf
-	}
+	stop := stop(tb)
 	if runtime.GOOS != "linux" {
 		stop("integration test: needs Linux, this is %s", runtime.GOOS)
 	}
@@ -30,4 +27,12 @@ func Require(tb testing.TB, programs ...string) {
 			stop("integration test: needs the program %q (make deps installs it)", p)
 		}
 	}
+}
+
+// stop ends a test that cannot run here.
+func stop(tb testing.TB) func(format string, args ...any) {
+	if os.Getenv("VIAS_MUST_RUN") == "1" {
+		return tb.Fatalf
+	}
+	return tb.Skipf
 }

@@ -31,7 +31,7 @@ const (
 	Malformed        // too short for its own headers
 	UnknownMAC       // nobody attached, learned or announced the source MAC
 	ForeignMAC       // somebody else speaks for it; or it is no station's
-	ForeignIP        // the station may not use the source IP (or ARP sender) address
+	ForeignIP        // the station may not use the source IP address, or that it speaks for by ARP or ND
 )
 
 // EtherTypes that carry a source address, and VLAN tags.
@@ -86,10 +86,7 @@ func (v *View) checkPayload(frame []byte, s *Station) Cause {
 	case typeARP:
 		return v.checkARP(p, s)
 	case typeIPv6:
-		if len(p) < 40 || p[0]>>4 != 6 {
-			return Malformed
-		}
-		return v.checkIP(netip.AddrFrom16([16]byte(p[8:])), s)
+		return v.checkIPv6(p, s)
 	case typeVLAN, typeQinQ:
 		return Malformed // three tags
 	}

@@ -126,6 +126,7 @@ func FuzzCheckSource(f *testing.F) {
 	f.Add(frame(mac1, ipv4(ip1)...))
 	f.Add(frame(mac1, arp(mac1, ip1)...))
 	f.Add(frame(mac1, tagged(ipv6(netip.MustParseAddr("fd00::1")))...))
+	f.Add(frame(mac1, nd(netip.MustParseAddr("fe80::1"), message(neighborAdvertisement, 24, netip.MustParseAddr("fe80::1"), linkLayer(2, mac1)...), header{kind: nextHopByHop})...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, cause := table.View().CheckSource(b, overlay.PeerID{})
 		if cause == OK {

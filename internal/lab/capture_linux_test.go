@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/viasnet/vias/internal/nodecfg"
+	"github.com/viasnet/vias/tap"
 )
 
 func newMarker() (m marker) {
@@ -122,7 +123,8 @@ func TestFrameClasses(t *testing.T) {
 	require.NoError(t, err)
 	s := &system{Lab: &Lab{cfg: cfg, hosts: cfg.plan()}, t: t}
 	n, a, b, guest := s.network(), s.hosts[0], s.hosts[1], s.guest(1, 1)
-	n.live = map[tuple]bool{{netip.AddrPortFrom(a.Addr, 61440), netip.AddrPortFrom(b.Addr, 65279)}: true}
+	n.live = map[tuple]bool{{netip.AddrPortFrom(a.Addr, 61440), netip.AddrPortFrom(b.Addr, 65279)}: true,
+		{netip.AddrPortFrom(a.Addr6, 61440), netip.AddrPortFrom(b.Addr6, 65279)}: true}
 	tcp := func(ttl byte, sport, dport uint16, flags byte) []byte {
 		return ipv4(b.MAC, a.MAC, 6, ttl, a.Addr, b.Addr, segment(sport, dport, flags))
 	}
@@ -134,6 +136,16 @@ func TestFrameClasses(t *testing.T) {
 		f = append(append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1), src[:]...)
 		return append(append(append(f, sender.AsSlice()...), 0, 0, 0, 0, 0, 0), target.AsSlice()...)
 	}
+	ip6 := func(dst, src tap.MAC, next, hops byte, from, to netip.Addr, body []byte) []byte {
+		f := append(append(dst[:], src[:]...), 0x86, 0xdd, 0x60, 0, 0, 0, byte(len(body)>>8), byte(len(body)), next, hops)
+		return append(append(append(f, from.AsSlice()...), to.AsSlice()...), body...)
+	}
+	solicit := func(of netip.Addr) []byte {
+		return append(append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, of.AsSlice()...), 1, 1, 2, 2, 2, 2, 2, 2)
+	}
+	nodes, routers := tap.MAC{0x33, 0x33, 0xff, 0, 0, 2}, tap.MAC{0x33, 0x33, 0, 0, 0, 2}
+	group, reports := netip.MustParseAddr("ff02::1:ff00:2"), netip.MustParseAddr("ff02::16")
+	report := []byte{58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0}
 	stun := []byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	record := []byte{25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	tagged := append([]byte(nil), tcp(64, 61440, 65279, ack)...)
@@ -160,6 +172,19 @@ func TestFrameClasses(t *testing.T) {
 		{"STUN without its cookie", "", udp(overlayPort, overlayPort, make([]byte, 20)...)},
 		{"DTLS", classDTLS, udp(overlayPort, overlayPort, record...)},
 		{"a frame in clear in the overlay's place", "", udp(overlayPort, overlayPort, arp(guest.MAC, guest.Addr, b.Addr)...)},
+		{"a live flow of UDP", classBypass, udp(61440, 65279, 1)},
+		{"a flow of UDP that no node knows", "", udp(61440, 65278, 1)},
+		{"TCP over IPv6", classBypass, ip6(b.MAC, a.MAC, 6, 64, a.Addr6, b.Addr6, segment(61440, 65279, ack))},
+		{"UDP over IPv6 that no node knows", "", ip6(b.MAC, a.MAC, 17, 64, b.Addr6, a.Addr6, datagram(65279, 61440, 1))},
+		{"probe over IPv6", classProbe, ip6(b.MAC, a.MAC, 17, 255, a.Addr6, b.Addr6, datagram(65280, 65535, 1))},
+		{"over IPv6 from a guest's address", "", ip6(b.MAC, a.MAC, 6, 64, guest.Addr6, b.Addr6, segment(61440, 65279, ack))},
+		{"solicitation of a host", classND, ip6(nodes, a.MAC, 58, 255, a.Addr6, group, solicit(b.Addr6))},
+		{"solicitation of a host for a guest", "", ip6(nodes, a.MAC, 58, 255, a.Addr6, group, solicit(guest.Addr6))},
+		{"solicitation of a guest", "", ip6(nodes, guest.MAC, 58, 255, guest.Addr6, group, solicit(b.Addr6))},
+		{"report of a host", classMLD, ip6(nodes, a.MAC, 0, 1, netip.IPv6Unspecified(), reports, report)},
+		{"report of a guest", "", ip6(nodes, guest.MAC, 0, 1, netip.IPv6Unspecified(), reports, report)},
+		{"router solicitation", "", ip6(routers, a.MAC, 58, 255, a.Addr6, netip.MustParseAddr("ff02::2"), []byte{133, 0, 0, 0, 0, 0, 0, 0})},
+		{"IPv6 that is cut off", "", ip6(b.MAC, a.MAC, 6, 64, a.Addr6, b.Addr6, segment(61440, 65279, ack))[:60]},
 		{"cut off", "", tcp(64, 61440, 65279, ack)[:40]},
 	} {
 		require.Equal(t, c.class, n.class(c.frame), c.what)

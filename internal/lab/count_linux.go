@@ -23,11 +23,10 @@ type counts struct {
 // tapCount sums both directions of a TAP, as the kernel counts them.
 type tapCount struct{ packets, bytes uint64 }
 
-func (l *Lab) count(ctx context.Context, m Mode) (counts, error) {
+func (l *Lab) count(ctx context.Context, m Mode, p pair) (counts, error) {
 	if m == Native {
 		return l.countRules(ctx, isNative, isNative)
 	}
-	p := l.pair(m)
 	return l.countRules(ctx, p.isOutbound, p.isInbound)
 }
 
@@ -85,7 +84,8 @@ func (l *Lab) tapCounters(ctx context.Context, host int) (t tapCount, err error)
 }
 
 // nativeOn lets the two workloads talk as on one wire, by flows of the lab's own
-// above all others: two on each switch, and two for ARP.
+// above all others: on each switch two for frames, two for ARP and two for IPv6's neighbour
+// solicitations, which are multicast.
 func (l *Lab) nativeOn(ctx context.Context) error {
 	for i, h := range l.hosts[:2] {
 		local, remote := h.Containers[0], l.hosts[1-i].Containers[0]
@@ -95,6 +95,8 @@ func (l *Lab) nativeOn(ctx context.Context) error {
 			fmt.Sprintf("in_port=%d,dl_dst=%s,actions=output:%d", ofportUplink, local.MAC, local.Ofport),
 			fmt.Sprintf("in_port=%d,arp,arp_tpa=%s,actions=output:%d", local.Ofport, remote.Addr, ofportUplink),
 			fmt.Sprintf("in_port=%d,arp,arp_tpa=%s,actions=output:%d", ofportUplink, local.Addr, local.Ofport),
+			fmt.Sprintf("in_port=%d,icmp6,icmp_type=135,nd_target=%s,actions=output:%d", local.Ofport, remote.Addr6, ofportUplink),
+			fmt.Sprintf("in_port=%d,icmp6,icmp_type=135,nd_target=%s,actions=output:%d", ofportUplink, local.Addr6, local.Ofport),
 		} {
 			if _, err := l.ovs[i].Ofctl(ctx, "add-flow", bridge, flow+f); err != nil {
 				return errors.Join(err, l.nativeOff(context.WithoutCancel(ctx)))

@@ -46,7 +46,7 @@ func (s *system) try() *trial {
 	s.t.Helper()
 	x := &trial{system: s}
 	var err error
-	x.stream, err = s.startStream(streamPort)
+	x.stream, err = s.startStream(Kind{}, streamPort)
 	require.NoError(s.t, err)
 	s.t.Cleanup(x.stream.abort)
 	x.seen = s.startCapture()

@@ -61,18 +61,18 @@ func (l *Lab) unplug(ctx context.Context, host int, d time.Duration) error {
 }
 
 // cutTable holds what the provider's network refuses.
-const cutTable = "netdev cut"
+const cutTable = "bridge cut"
 
 // cut makes the provider's network drop what matches an nftables expression, in all
 // directions; "" = everything. heal ends it.
 func (l *Lab) cut(ctx context.Context, match string) error {
-	var rules strings.Builder
-	fmt.Fprintf(&rules, "table %s {", cutTable)
-	for _, h := range l.hosts {
-		fmt.Fprintf(&rules, " chain h%[1]d { type filter hook ingress device h%[1]d priority 0; %[2]s counter drop; };", h.Index, match)
+	plugs := make([]string, len(l.hosts))
+	for i, h := range l.hosts {
+		plugs[i] = fmt.Sprintf("h%d", h.Index)
 	}
-	rules.WriteString(" }")
-	_, err := l.in(ctx, l.cfg.outside(), "nft", rules.String())
+	_, err := l.in(ctx, l.cfg.outside(), "nft", fmt.Sprintf(
+		"table %s { chain in { type filter hook prerouting priority -300; iifname { %s } %s counter drop; }; }",
+		cutTable, strings.Join(plugs, ", "), match))
 	return err
 }
 

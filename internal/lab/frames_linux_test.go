@@ -31,7 +31,9 @@ const (
 	classSTUN   = "STUN"   // between the overlays' ports
 	classDTLS   = "DTLS"   // the same
 	classProbe  = "probe"  // TCP or UDP on probes' ports, as vias sends it
-	classBypass = "bypass" // TCP on flows' ports
+	classND     = "ND"     // IPv6's neighbour discovery, of hosts
+	classMLD    = "MLD"    // reports of the multicast groups of hosts' IPv6 addresses
+	classBypass = "bypass" // TCP and UDP on flows' ports
 )
 
 // network is what a frame is judged by.
@@ -42,9 +44,10 @@ type network struct {
 }
 
 func (s *system) network() network {
-	n := network{macs: map[netip.Addr]tap.MAC{gateway(): {0x02, 0x99, 0, 0, 0, 0xfe}}}
+	router := s.cfg.site(1)
+	n := network{macs: map[netip.Addr]tap.MAC{gateway(): router.routerMAC(), router.gateway6(): router.routerMAC(), linkLocal(254): router.routerMAC()}}
 	for _, h := range s.hosts {
-		n.macs[h.Addr] = h.MAC
+		n.macs[h.Addr], n.macs[h.Addr6], n.macs[linkLocal(h.Index)] = h.MAC, h.MAC, h.MAC
 	}
 	return n
 }
@@ -72,33 +75,80 @@ func (n network) class(f []byte) string {
 		if whole && n.macs[from] == src && n.macs[to] == dst {
 			return n.packet(p[9], p[8], from, to, p[20:size])
 		}
+	case 0x86dd:
+		if len(p) >= 48 && 40+int(be.Uint16(p[4:])) <= len(p) {
+			return n.class6(dst, src, p[:40+int(be.Uint16(p[4:]))])
+		}
 	}
 	return ""
 }
 
-// packet is class for what an IPv4 packet between two hosts holds.
+// class6 is class for an IPv6 packet.
+func (n network) class6(dst, src tap.MAC, p []byte) string {
+	next, hops, from, to, body := p[6], p[7], addr16(p[8:]), addr16(p[24:]), p[40:]
+	multicast := to.IsMulticast() && dst[0] == 0x33 && dst[1] == 0x33
+	known := n.macs[from] == src && len(body) >= 8
+	const solicitation, advertisement, report = 135, 136, 143 // RFC 4861, 3810
+	switch {
+	case len(body) >= 16 && next == 0 && body[0] == 58 && body[8] == report:
+		if multicast && (known || from.IsUnspecified() && n.isHost(src)) {
+			return classMLD
+		}
+	case !known:
+	case next == 58 && hops == 255 && len(body) >= 24 && (body[0] == solicitation || body[0] == advertisement):
+		if n.macs[addr16(body[8:])] != (tap.MAC{}) && (multicast || n.macs[to] == dst) {
+			return classND
+		}
+	case n.macs[to] == dst:
+		return n.packet(next, hops, from, to, body)
+	}
+	return ""
+}
+
+func addr16(b []byte) netip.Addr { return netip.AddrFrom16([16]byte(b)) }
+
+// isHost tells whether any address known is at that MAC.
+func (n network) isHost(mac tap.MAC) bool {
+	for _, m := range n.macs {
+		if m == mac {
+			return true
+		}
+	}
+	return false
+}
+
+// packet is class for what an IP packet between two hosts holds.
 func (n network) packet(proto, ttl byte, from, to netip.Addr, p []byte) string {
 	sport, dport := be.Uint16(p), be.Uint16(p[2:])
 	between := tuple{netip.AddrPortFrom(from, sport), netip.AddrPortFrom(to, dport)}
-	reserved := bypass.DefaultPorts
-	last := reserved.Last() - uint16(reserved.Len()/16) // the last port of flows
 	switch {
-	case proto == 1:
+	case proto == 1 && from.Is4(), proto == 58 && from.Is6():
 		return classHost
 	case proto != 6 && proto != 17:
 		return ""
-	case ttl == 255 && min(sport, dport) > last:
+	case ttl == 255 && min(sport, dport) > lastFlowPort():
 		return classProbe
-	case proto == 17:
+	case proto == 17 && !isFlowPort(sport, dport):
 		return overlayClass(sport, dport, p[8:])
+	case proto == 17 && (n.live == nil || n.live[between]):
+		return classBypass
+	case proto == 17:
+		return ""
 	case sport == signalPort || dport == signalPort:
 		return classHost // with a reset while nobody serves there yet
 	case len(p) < 20 || p[13]&rst != 0: // nobody has a reason to reset anything else
 		return ""
-	case min(sport, dport) >= reserved.First() && max(sport, dport) <= last && (n.live == nil || n.live[between]):
+	case isFlowPort(sport, dport) && (n.live == nil || n.live[between]):
 		return classBypass
 	}
 	return ""
+}
+
+// lastFlowPort is the last port of flows: above are those of probes.
+func lastFlowPort() uint16 { return bypass.DefaultPorts.Last() - uint16(bypass.DefaultPorts.Len()/16) }
+
+func isFlowPort(sport, dport uint16) bool {
+	return min(sport, dport) >= bypass.DefaultPorts.First() && max(sport, dport) <= lastFlowPort()
 }
 
 const rst = 0x04 // the flag in byte 13 of a TCP header (RFC 9293)

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,17 +26,80 @@ type Config struct {
 	// Sites are the links that the provider's network consists of; hosts are dealt out
 	// to them in turn. nil = one, 10.99.0.0/24.
 	Sites []Site
-	// MTU of the containers, in bytes at layer 3; 0 = 1400. The provider's is 1500.
+	// Datapath of all switches; "" = DatapathTSO.
+	Datapath Datapath
+	// MTU of the containers, in bytes at layer 3, up to the provider's or 1500; 0 = 1400,
+	// or the provider's if that is less.
 	MTU int
+	// UnderlayMTU is that of the provider's network; 0 = 1500.
+	UnderlayMTU int
 	// Root holds the directory of each lab; "" = /run/vias-lab.
 	Root string
 	// Logger tells each step; nil = silent.
 	Logger *slog.Logger
 }
 
+// Datapath is how the switches forward, and what of it their ports' devices do.
+type Datapath string
+
+// Datapaths.
+const (
+	// DatapathTSO is Open vSwitch's datapath in user space with userspace-tso-enable:
+	// super-frames and partial checksums of workloads cross it whole.
+	DatapathTSO Datapath = "tso"
+	// DatapathPlain is the same without: what sends into it finishes its checksums and
+	// cuts its segments itself (tx offload is off).
+	DatapathPlain Datapath = "plain"
+	// DatapathAFXDP is DatapathPlain with AF_XDP sockets for uplink and workloads.
+	DatapathAFXDP Datapath = "afxdp"
+	// DatapathSystem is the kernel's own; it needs the module openvswitch.
+	DatapathSystem Datapath = "system"
+)
+
+// Datapaths lists those that need no kernel module.
+func Datapaths() []Datapath { return []Datapath{DatapathTSO, DatapathPlain, DatapathAFXDP} }
+
+// isUser: it runs in ovs-vswitchd.
+func (d Datapath) isUser() bool { return d != DatapathSystem }
+
+// ovsType is the bridge's datapath_type.
+func (d Datapath) ovsType() string {
+	if d.isUser() {
+		return "netdev"
+	}
+	return "system"
+}
+
+// finishes: senders must finish checksums and segments, since nobody after them does.
+func (d Datapath) finishes() bool { return d == DatapathPlain || d == DatapathAFXDP }
+
+// port is what a port of the uplink or of a workload has in the database.
+func (d Datapath) port() string {
+	if d == DatapathAFXDP {
+		return "type=afxdp options:xdp-mode=best-effort"
+	}
+	return ""
+}
+
+// options are the database's other_config for the switch of a host. The threads that
+// poll AF_XDP ports sleep when there is little to do, and those of two hosts run on
+// different cores: the hosts' other programs share these.
+func (d Datapath) options(host int) []string {
+	if d == DatapathAFXDP {
+		return []string{"pmd-maxsleep=50", fmt.Sprintf("pmd-cpu-mask=%#x", 1<<((host-1)%runtime.NumCPU()))}
+	}
+	return nil
+}
+
 // The provider's network and what stands on it.
 const (
-	underlayMTU  = 1500
+	defaultMTU         = 1400
+	defaultUnderlayMTU = 1500
+	minMTU             = 1280 // RFC 8200
+	maxMTU             = 9216
+	// maxAFXDP is the longest packet that one AF_XDP buffer takes: a page without what the
+	// kernel keeps at its ends. Longer frames vanish, as Open vSwitch 3.1 chains no buffers.
+	maxAFXDP     = 3498
 	overlayBits  = 24
 	overlayPort  = 7400 // UDP, each node
 	signalPort   = 7401 // TCP, the first node
@@ -65,8 +130,14 @@ func (c Config) normal() (Config, error) {
 	if c.Containers == 0 {
 		c.Containers = 1
 	}
+	if c.Datapath == "" {
+		c.Datapath = DatapathTSO
+	}
+	if c.UnderlayMTU == 0 {
+		c.UnderlayMTU = defaultUnderlayMTU
+	}
 	if c.MTU == 0 {
-		c.MTU = 1400
+		c.MTU = min(defaultMTU, c.UnderlayMTU)
 	}
 	if c.Sites == nil {
 		c.Sites = []Site{{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, 0}), 24)}}
@@ -84,13 +155,23 @@ func (c Config) normal() (Config, error) {
 		return c, fmt.Errorf("%w: %d hosts: want 2 to %d", ErrLab, c.Hosts, maxHosts)
 	case c.Containers < 1 || c.Hosts*c.Containers > maxWorkloads:
 		return c, fmt.Errorf("%w: %d containers on each of %d hosts: want 1 or more, and %d at most in all", ErrLab, c.Containers, c.Hosts, maxWorkloads)
-	case c.MTU < 576 || c.MTU > underlayMTU:
-		return c, fmt.Errorf("%w: containers' MTU %d: want 576 to %d", ErrLab, c.MTU, underlayMTU)
+	case !slices.Contains(append(Datapaths(), DatapathSystem), c.Datapath):
+		return c, fmt.Errorf("%w: datapath %q: want %s, %s, %s or %s", ErrLab, c.Datapath, DatapathTSO, DatapathPlain, DatapathAFXDP, DatapathSystem)
+	case c.UnderlayMTU < minMTU || c.UnderlayMTU > maxMTU:
+		return c, fmt.Errorf("%w: the provider's MTU %d: want %d to %d", ErrLab, c.UnderlayMTU, minMTU, maxMTU)
+	case c.MTU < minMTU || c.MTU > c.mostMTU():
+		return c, fmt.Errorf("%w: containers' MTU %d: want %d to %d", ErrLab, c.MTU, minMTU, c.mostMTU())
+	case c.Datapath == DatapathAFXDP && max(c.MTU, c.UnderlayMTU) > maxAFXDP:
+		return c, fmt.Errorf("%w: MTU %d: AF_XDP takes %d at most", ErrLab, max(c.MTU, c.UnderlayMTU), maxAFXDP)
 	case !filepath.IsAbs(c.Root):
 		return c, fmt.Errorf("%w: root %q is not absolute", ErrLab, c.Root)
 	}
 	return c, c.checkSites()
 }
+
+// mostMTU is the most that containers may have: the provider's, but at least that of
+// Ethernet, since who runs on a narrow underlay may not know it.
+func (c Config) mostMTU() int { return max(c.UnderlayMTU, defaultUnderlayMTU) }
 
 // dir is where all files of the lab are.
 func (c Config) dir() string { return filepath.Join(c.Root, strings.TrimRight(c.Prefix, "-")) }
@@ -100,10 +181,11 @@ type Host struct {
 	Index     int    // from 1
 	Namespace string // vias-h1
 	Addr      netip.Addr
-	MAC       tap.MAC // of uplink and bridge alike
-	Provider  string  // the namespace that has the other end of its uplink
-	Dir       string  // its files
-	OVSDir    string  // Open vSwitch's run directory
+	Addr6     netip.Addr // on the provider's network too; a unique local one
+	MAC       tap.MAC    // of uplink and bridge alike
+	Provider  string     // the namespace that has the other end of its uplink
+	Dir       string     // its files
+	OVSDir    string     // Open vSwitch's run directory
 	// Containers are its workloads.
 	Containers []Container
 }
@@ -115,7 +197,23 @@ type Container struct {
 	Port      string // the host's end of its veth pair, a port of the bridge
 	Ofport    uint32
 	Addr      netip.Addr
+	Addr6     netip.Addr // a unique local one
 	MAC       tap.MAC
+}
+
+// addr is the address in the kind's family.
+func (c Container) addr(k Kind) netip.Addr {
+	if k.IPv6 {
+		return c.Addr6
+	}
+	return c.Addr
+}
+
+func (h *Host) addr(k Kind) netip.Addr {
+	if k.IPv6 {
+		return h.Addr6
+	}
+	return h.Addr
 }
 
 // The files of a host's node.
@@ -132,6 +230,9 @@ func (h *Host) Identity() string { return filepath.Join(h.Dir, "identity.pem") }
 // Status is the path of the node's status socket.
 func (h *Host) Status() string { return filepath.Join(h.Dir, "status.sock") }
 
+// guests6 is the workloads' IPv6 network.
+func guests6() netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x77}), 64) }
+
 // plan names and numbers everything; c is normal.
 func (c Config) plan() []*Host {
 	hosts := make([]*Host, c.Hosts)
@@ -143,6 +244,7 @@ func (c Config) plan() []*Host {
 			Index:     nr,
 			Namespace: fmt.Sprintf("%sh%d", c.Prefix, nr),
 			Addr:      c.site(nr).host(nr),
+			Addr6:     nth(c.site(nr).prefix6(), byte(nr)),
 			MAC:       tap.MAC{0x02, 0x99, 0, 0, 0, byte(nr)},
 			Provider:  c.site(nr).namespace,
 			Dir:       dir,
@@ -157,6 +259,7 @@ func (c Config) plan() []*Host {
 				Port:      "c" + strconv.Itoa(k),
 				Ofport:    ofportWorkload + uint32(k),
 				Addr:      netip.AddrFrom4([4]byte{10, 77, 0, n}),
+				Addr6:     nth(guests6(), n),
 				MAC:       tap.MAC{0x02, 0x77, 0, 0, byte(nr), byte(k)},
 			})
 		}

@@ -38,14 +38,23 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if root := os.Getenv("VIAS_TEST_LAB_ROOT"); root != "" {
-		_, err := Up(context.Background(), testConfig(root))
+		cfg := testConfigAt(root)
+		cfg.Datapath = Datapath(os.Getenv("VIAS_TEST_LAB_DATAPATH"))
+		_, err := Up(context.Background(), cfg)
 		fmt.Println("up:", err)
 		select {}
 	}
 	os.Exit(m.Run())
 }
 
-func testConfig(root string) Config {
+// testConfig is a lab on the datapath that the tests are to run on.
+func testConfig(t *testing.T, root string) Config {
+	cfg := testConfigAt(root)
+	cfg.Datapath = Datapath(itest.Datapath(t))
+	return cfg
+}
+
+func testConfigAt(root string) Config {
 	return Config{Prefix: "vt" + filepath.Base(root)[len("vt"):] + "-", Root: root, Containers: 2}
 }
 
@@ -96,7 +105,7 @@ func isCutOff(t *testing.T, l *Lab, ns string, to fmt.Stringer, what string) {
 
 // preflight runs the node's own checks on a host. Its goroutine keeps its thread,
 // which ends in the host's namespace.
-func preflight(t *testing.T, h *Host) []underlay.Finding {
+func (l *Lab) preflight(t *testing.T, h *Host) []underlay.Finding {
 	found := make(chan []underlay.Finding, 1)
 	go func() {
 		defer close(found)
@@ -108,7 +117,7 @@ func preflight(t *testing.T, h *Host) []underlay.Finding {
 		defer ns.Close()
 		if netns.Set(ns) == nil {
 			found <- underlay.Preflight(t.Context(), underlay.CheckConfig{
-				Config: underlay.Config{Device: bridge, Uplink: uplink}, UserspaceDatapath: true})
+				Config: underlay.Config{Device: bridge, Uplink: uplink}, UserspaceDatapath: l.cfg.Datapath.isUser()})
 		}
 	}()
 	return <-found
@@ -116,7 +125,7 @@ func preflight(t *testing.T, h *Host) []underlay.Finding {
 
 func TestIntegrationLab(t *testing.T) {
 	itest.Require(t, append(programs(), "ping")...)
-	ctx, cfg := t.Context(), testConfig(testRoot(t))
+	ctx, cfg := t.Context(), testConfig(t, testRoot(t))
 	l, err := Up(ctx, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Down(context.Background())) })
@@ -126,8 +135,10 @@ func TestIntegrationLab(t *testing.T) {
 	h1, h2 := l.hosts[0], l.hosts[1]
 	reaches(t, l, h1.Namespace, h2.Addr, 1500, "host to host by the bridges, full size")
 	reaches(t, l, h1.Namespace, gateway(), 1500, "host to the provider")
-	findings := preflight(t, h1)
-	require.Len(t, findings, 6)
+	reaches(t, l, h1.Namespace, h2.Addr6, 1480, "host to host over IPv6")
+	reaches(t, l, h1.Namespace, l.cfg.site(1).gateway6(), 1480, "host to the provider over IPv6")
+	findings := l.preflight(t, h1)
+	require.Len(t, findings, 7)
 	for _, f := range findings {
 		require.True(t, f.OK, "%+v", f)
 	}
@@ -147,6 +158,7 @@ func TestIntegrationLab(t *testing.T) {
 
 	require.NoError(t, l.nativeOn(ctx))
 	reaches(t, l, c1.Namespace, far.Addr, 1400, "native")
+	reaches(t, l, c1.Namespace, far.Addr6, 1380, "native over IPv6")
 	require.NoError(t, l.nativeOff(ctx))
 	isCutOff(t, l, c1.Namespace, far.Addr, "native no more")
 
@@ -171,12 +183,12 @@ func TestIntegrationLab(t *testing.T) {
 func TestIntegrationLabAfterCrash(t *testing.T) {
 	itest.Require(t, programs()...)
 	root := testRoot(t)
-	cfg, err := testConfig(root).normal()
+	cfg, err := testConfig(t, root).normal()
 	require.NoError(t, err)
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), "VIAS_TEST_LAB_ROOT="+root)
+	cmd.Env = append(os.Environ(), "VIAS_TEST_LAB_ROOT="+root, "VIAS_TEST_LAB_DATAPATH="+string(cfg.Datapath))
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -198,7 +210,7 @@ func TestIntegrationLabAfterCrash(t *testing.T) {
 
 func TestIntegrationLabInterrupted(t *testing.T) {
 	itest.Require(t, programs()...)
-	cfg := testConfig(testRoot(t))
+	cfg := testConfig(t, testRoot(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	_, err := Up(ctx, cfg)

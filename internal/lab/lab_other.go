@@ -44,6 +44,9 @@ func (*Lab) StartNodes(context.Context, string) error { return errOS }
 // Measure fails.
 func (*Lab) Measure(context.Context, MeasureConfig) (Report, error) { return Report{}, errOS }
 
+// Matrix fails.
+func (*Lab) Matrix(context.Context, MatrixConfig) (Matrix, error) { return nil, errOS }
+
 // Survive fails.
 func (*Lab) Survive(context.Context, func(Blow)) (Survival, error) { return Survival{}, errOS }
 

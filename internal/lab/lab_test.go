@@ -20,7 +20,15 @@ func TestConfig(t *testing.T) {
 	require.Equal(t, "vias-h2", hosts[1].Namespace)
 	require.Equal(t, "10.99.0.2", hosts[1].Addr.String())
 	require.Equal(t, Container{Namespace: "vias-h2c1", Name: "h2c1", Port: "c1", Ofport: 11,
-		Addr: netip.MustParseAddr("10.77.0.2"), MAC: hosts[1].Containers[0].MAC}, hosts[1].Containers[0])
+		Addr: netip.MustParseAddr("10.77.0.2"), Addr6: netip.MustParseAddr("fd77::2"), MAC: hosts[1].Containers[0].MAC}, hosts[1].Containers[0])
+
+	require.Equal(t, "fd99::2", hosts[1].Addr6.String())
+	for want, c := range map[int]Config{1400: {}, 1300: {UnderlayMTU: 1300}, 1500: {UnderlayMTU: 1460, MTU: 1500}, 9000: {UnderlayMTU: 9000, MTU: 9000}} {
+		n, err := c.normal()
+		require.NoError(t, err)
+		require.Equal(t, want, n.MTU)
+		require.Equal(t, DatapathTSO, n.Datapath)
+	}
 
 	c, err = Config{Hosts: 3, Containers: 4}.normal()
 	require.NoError(t, err)
@@ -34,7 +42,8 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	for _, bad := range []Config{{Prefix: "a/b"}, {Prefix: "-"}, {Hosts: 1}, {Hosts: -1}, {Hosts: 21}, {Containers: -1},
-		{Hosts: 20, Containers: 20}, {MTU: 9000}, {MTU: 1}, {Root: "run"}} {
+		{Hosts: 20, Containers: 20}, {MTU: 9000}, {MTU: 1}, {Root: "run"},
+		{Datapath: "x"}, {UnderlayMTU: 1000}, {UnderlayMTU: 10000}, {UnderlayMTU: 1460, MTU: 1501}, {Datapath: DatapathAFXDP, UnderlayMTU: 9000}} {
 		_, err := bad.normal()
 		require.ErrorIs(t, err, ErrLab, "%+v", bad)
 	}
@@ -52,17 +61,32 @@ func TestParseFlows(t *testing.T) {
 	flows := parseFlows(dump)
 	require.Len(t, flows, 5)
 	require.Equal(t, []string{"learn(table=1,priority=2,NXM_OF_VLAN_TCI[0..11])", "NORMAL"}, flows[4].actions)
-	p := pair{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2"),
-		netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("10.99.0.2"), 5203}
+	p := pair{client: netip.MustParseAddr("10.77.0.1"), server: netip.MustParseAddr("10.77.0.2"),
+		clientHost: netip.MustParseAddr("10.99.0.1"), serverHost: netip.MustParseAddr("10.99.0.2"), port: 5203}
 	out, in, native := counters(flows, p.isOutbound), counters(flows, p.isInbound), counters(flows, isNative)
 	require.Equal(t, map[string]uint64{"table=20,priority=100,tcp,in_port=11,nw_src=10.77.0.1,nw_dst=10.77.0.2,tp_src=40000,tp_dst=5203": 123456}, out)
 	require.Len(t, in, 1)
 	require.Len(t, native, 1)
 	require.EqualValues(t, 123456, grown(nil, out))
 	require.Zero(t, grown(out, out))
-	p.port = 5202
-	require.Empty(t, counters(flows, p.isOutbound))
-	require.Empty(t, counters(flows, p.isInbound))
+	for _, other := range []func(*pair){
+		func(p *pair) { p.port = 5202 }, func(p *pair) { p.from = 40001 }, func(p *pair) { p.kind.UDP = true }, func(p *pair) { p.kind.IPv6 = true },
+	} {
+		q := p
+		other(&q)
+		require.Empty(t, counters(flows, q.isOutbound))
+		require.Empty(t, counters(flows, q.isInbound))
+	}
+}
+
+// Rules of a UDP flow over IPv6, as Open vSwitch 3.1 prints them.
+func TestParseFlowsUDPv6(t *testing.T) {
+	flows := parseFlows(` cookie=0x1, duration=3.1s, table=20, n_packets=9, n_bytes=900, priority=100,udp6,in_port=11,ipv6_src=fd77::1,ipv6_dst=fd77::2,tp_src=40000,tp_dst=5203 actions=write_actions(set_field:fd99::1->ipv6_src,set_field:fd99::2->ipv6_dst,set_field:61441->udp_src,set_field:61442->udp_dst,group:1),goto_table:21
+ cookie=0x1, duration=3.1s, table=10, n_packets=9, n_bytes=700, priority=100,udp6,in_port=1,ipv6_src=fd99::1,ipv6_dst=fd99::2,tp_src=61441,tp_dst=61442 actions=set_field:fd77::1->ipv6_src,set_field:fd77::2->ipv6_dst,set_field:40000->udp_src,set_field:5203->udp_dst,output:11`)
+	p := pair{kind: Kind{UDP: true, IPv6: true}, client: netip.MustParseAddr("fd77::1"), server: netip.MustParseAddr("fd77::2"),
+		clientHost: netip.MustParseAddr("fd99::1"), serverHost: netip.MustParseAddr("fd99::2"), port: 5203, from: 40000}
+	require.EqualValues(t, 900, grown(nil, counters(flows, p.isOutbound)))
+	require.EqualValues(t, 700, grown(nil, counters(flows, p.isInbound)))
 }
 
 func TestGrown(t *testing.T) {
@@ -165,6 +189,7 @@ func TestSites(t *testing.T) {
 	require.Equal(t, []string{"10.99.0.1 vias-net1 net0", "10.99.0.2 vias-net net1", "10.99.0.3 vias-net3 net2",
 		"10.99.0.4 vias-net1 net0"}, where, "dealt out in turn; a cloud has a namespace of its own")
 	require.Equal(t, "10.99.0.254", c.site(3).gateway().String())
+	require.Equal(t, "fd99:0:0:2::fe", c.site(3).gateway6().String())
 	require.NotEqual(t, c.site(1).routerMAC(), c.site(2).routerMAC())
 	for _, bad := range [][]Site{{}, {{}}, {{Prefix: public("10.0.0.0/16")}}, {{Prefix: public("fd00::/24")}},
 		{{Prefix: private, Outside: public("203.0.113.1/32")}}, {{Prefix: private}, {Prefix: private}},

@@ -107,55 +107,70 @@ func (c *child) waitListening(ctx context.Context, port uint16) error {
 
 // sample measures one mode once.
 func (l *Lab) sample(ctx context.Context, m Mode, d time.Duration) (s Sample, err error) {
-	if m == Native {
-		if err := l.nativeOn(ctx); err != nil {
-			return s, err
+	err = l.inMode(ctx, m, func() error {
+		if s.RTT, s.Fail, err = l.rtt(ctx, m); err != nil || s.Fail != "" {
+			return err
 		}
-		defer func() { err = errors.Join(err, l.nativeOff(context.WithoutCancel(ctx))) }()
-	}
-	s.RTT, s.Fail, err = l.rtt(ctx, m)
-	if err != nil || s.Fail != "" {
-		return s, err
-	}
-	before, err := l.count(ctx, m)
-	if err != nil {
-		return s, err
-	}
-	moved, mbps, err := l.iperf(ctx, m, d)
-	if ctx.Err() != nil {
-		return s, context.Cause(ctx)
-	}
-	if err != nil {
-		s.Fail = err.Error()
-		return s, nil
-	}
-	s.Mbps = mbps
-	limit, cancel := context.WithTimeout(ctx, settle)
-	defer cancel()
-	err = poll(limit, 100*time.Millisecond, func() (bool, error) {
-		after, err := l.count(ctx, m)
-		if err != nil {
-			return false, err
-		}
-		s.Proof = after.since(before, moved)
-		s.Fail = s.Proof.check(m)
-		return s.Fail == "", nil
+		s.Proof, s.Fail, err = l.prove(ctx, m, l.pair(Kind{}, m), func() (moved uint64, err error) {
+			moved, s.Mbps, err = l.iperf(ctx, l.pair(Kind{}, m), d)
+			return moved, err
+		})
+		return err
 	})
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = nil // the counters had their time; s.Fail says it
-	}
 	return s, err
 }
 
-func (l *Lab) pair(m Mode) pair {
-	a, b := l.hosts[0], l.hosts[1]
-	return pair{client: a.Containers[0].Addr, server: b.Containers[0].Addr,
-		clientHost: a.Addr, serverHost: b.Addr, port: m.iperfPort()}
+// inMode runs f while the workloads may talk natively, if that is the mode.
+func (l *Lab) inMode(ctx context.Context, m Mode, f func() error) (err error) {
+	if m == Native {
+		if err := l.nativeOn(ctx); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, l.nativeOff(context.WithoutCancel(ctx))) }()
+	}
+	return f()
 }
 
-// iperf runs one stream from the first host's container to the second's.
-func (l *Lab) iperf(ctx context.Context, m Mode, d time.Duration) (moved uint64, mbps float64, err error) {
-	p := l.pair(m)
+// prove runs f, which moves bytes between a pair and says how many, and waits until the
+// counters show that they took the mode's way. What f could not do is a fail, as is a
+// missing proof.
+func (l *Lab) prove(ctx context.Context, m Mode, p pair, f func() (moved uint64, err error)) (proof Proof, fail string, err error) {
+	before, err := l.count(ctx, m, p)
+	if err != nil {
+		return proof, "", err
+	}
+	moved, err := f()
+	if ctx.Err() != nil {
+		return proof, "", context.Cause(ctx)
+	}
+	if err != nil {
+		return proof, err.Error(), nil
+	}
+	limit, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	err = poll(limit, 100*time.Millisecond, func() (bool, error) {
+		after, err := l.count(ctx, m, p)
+		if err != nil {
+			return false, err
+		}
+		proof = after.since(before, moved)
+		fail = proof.check(m)
+		return fail == "", nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = nil // the counters had their time; fail says it
+	}
+	return proof, fail, err
+}
+
+func (l *Lab) pair(k Kind, m Mode) pair {
+	a, b := l.hosts[0], l.hosts[1]
+	return pair{kind: k, client: a.Containers[0].addr(k), server: b.Containers[0].addr(k),
+		clientHost: a.addr(k), serverHost: b.addr(k), port: m.iperfPort()}
+}
+
+// iperf runs one TCP stream from the first host's container to the second's.
+func (l *Lab) iperf(ctx context.Context, p pair, d time.Duration) (moved uint64, mbps float64, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d+15*time.Second, errors.New("iperf3 did not end in time"))
 	defer cancel()
 	out, err := l.in(ctx, l.hosts[0].Containers[0].Namespace, "iperf3", "-J", "-c", p.server.String(),

@@ -48,12 +48,9 @@ func (s *system) startTransferFor(d time.Duration) *transfer {
 // look reads all counters, for the transfer's data connection alone.
 func (tr *transfer) look() counts {
 	tr.t.Helper()
-	a, b := tr.hosts[0], tr.hosts[1]
-	p := pair{client: tr.client.Addr(), server: b.Containers[0].Addr, clientHost: a.Addr, serverHost: b.Addr, port: tr.server}
-	own := strconv.Itoa(int(tr.client.Port()))
-	c, err := tr.countRules(tr.t.Context(),
-		func(f dumped) bool { return p.isOutbound(f) && f.match["tp_src"] == own },
-		func(f dumped) bool { return p.isInbound(f) && f.sets("tcp_src", own) })
+	p := tr.pair(Kind{}, Bypass)
+	p.from, p.port = tr.client.Port(), tr.server
+	c, err := tr.countRules(tr.t.Context(), p.isOutbound, p.isInbound)
 	require.NoError(tr.t, err)
 	return c
 }

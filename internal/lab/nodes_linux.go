@@ -154,7 +154,7 @@ func (l *Lab) nodeConfig(h *Host) *nodecfg.Config {
 	}
 	for _, w := range h.Containers {
 		c.Endpoints = append(c.Endpoints, nodecfg.Endpoint{Name: w.Name, Port: w.Port, Ofport: w.Ofport,
-			MAC: w.MAC, IPs: []netip.Addr{w.Addr}})
+			MAC: w.MAC, IPs: []netip.Addr{w.Addr, w.Addr6}})
 	}
 	return c
 }

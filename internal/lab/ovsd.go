@@ -26,6 +26,8 @@ type OVSDConfig struct {
 	// TSO sets userspace-tso-enable: the user-space datapath then keeps guests'
 	// super-frames and partial checksums whole.
 	TSO bool
+	// Options are more of the database's other_config, "key=value".
+	Options []string
 }
 
 // OVSD is one ovsdb-server and one ovs-vswitchd, apart from any other on the
@@ -71,8 +73,11 @@ func (o *OVSD) start(ctx context.Context) error {
 	if _, err := o.Vsctl(ctx, "--no-wait", "init"); err != nil {
 		return err
 	}
-	_, err = o.Vsctl(ctx, "--no-wait", "set", "Open_vSwitch", ".",
-		"other_config:userspace-tso-enable="+strconv.FormatBool(o.cfg.TSO))
+	set := []string{"--no-wait", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=" + strconv.FormatBool(o.cfg.TSO)}
+	for _, option := range o.cfg.Options {
+		set = append(set, "other_config:"+option)
+	}
+	_, err = o.Vsctl(ctx, set...)
 	if err != nil {
 		return err
 	}

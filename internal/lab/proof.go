@@ -90,26 +90,32 @@ func (f dumped) sets(field, value string) bool {
 	return false
 }
 
-// pair is what a row is measured between: a workload and its host, and the others.
+// pair is what a row is measured between: a workload and its host, and the others. All
+// addresses are of the kind's family.
 type pair struct {
+	kind                   Kind
 	client, server         netip.Addr // the workloads
 	clientHost, serverHost netip.Addr // the underlay
 	port                   uint16     // the server's
+	from                   uint16     // the client's; 0 = any
 }
 
 // isOutbound: at the client's switch, a rule that takes the client's packets to the
 // port and gives them the hosts' addresses.
 func (p pair) isOutbound(f dumped) bool {
-	return f.match["nw_src"] == p.client.String() && f.match["nw_dst"] == p.server.String() &&
-		f.match["tp_dst"] == strconv.Itoa(int(p.port)) &&
-		f.sets("ip_src", p.clientHost.String()) && f.sets("ip_dst", p.serverHost.String())
+	_, kind := f.match[p.kind.word()]
+	return kind && f.match[p.kind.field("src")] == p.client.String() && f.match[p.kind.field("dst")] == p.server.String() &&
+		f.match["tp_dst"] == strconv.Itoa(int(p.port)) && (p.from == 0 || f.match["tp_src"] == strconv.Itoa(int(p.from))) &&
+		f.sets(p.kind.set("src"), p.clientHost.String()) && f.sets(p.kind.set("dst"), p.serverHost.String())
 }
 
 // isInbound: at the server's switch, the rule that gives them back their own.
 func (p pair) isInbound(f dumped) bool {
-	return f.match["nw_src"] == p.clientHost.String() && f.match["nw_dst"] == p.serverHost.String() &&
-		f.sets("ip_src", p.client.String()) && f.sets("ip_dst", p.server.String()) &&
-		f.sets("tcp_dst", strconv.Itoa(int(p.port)))
+	_, kind := f.match[p.kind.word()]
+	return kind && f.match[p.kind.field("src")] == p.clientHost.String() && f.match[p.kind.field("dst")] == p.serverHost.String() &&
+		f.sets(p.kind.set("src"), p.client.String()) && f.sets(p.kind.set("dst"), p.server.String()) &&
+		f.sets(p.kind.proto()+"_dst", strconv.Itoa(int(p.port))) &&
+		(p.from == 0 || f.sets(p.kind.proto()+"_src", strconv.Itoa(int(p.from))))
 }
 
 // labCookie marks the native row's flows.

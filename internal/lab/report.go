@@ -25,6 +25,9 @@ func (m Mode) String() string { return [...]string{"native", "overlay", "bypass"
 func (m Mode) iperfPort() uint16 { return 5201 + uint16(m) }
 func (m Mode) pingPort() uint16  { return 5301 + uint16(m) }
 
+// streamPort is where a connection is tried before another is measured.
+func (m Mode) streamPort() uint16 { return 5401 + uint16(m) }
+
 // Sample is one round of one mode.
 type Sample struct {
 	Mbps  float64

@@ -74,7 +74,7 @@ func (l *Lab) rtt(ctx context.Context, m Mode) (r RTT, fail string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	d, err := l.talk(ctx, l.hosts[0].Containers[0].Namespace,
-		self, childMark, "ping", fmt.Sprintf("%s:%d", l.pair(m).server, m.pingPort()))
+		self, childMark, "ping", fmt.Sprintf("%s:%d", l.pair(Kind{}, m).server, m.pingPort()))
 	if err != nil {
 		return r, "", err
 	}

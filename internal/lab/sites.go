@@ -49,11 +49,24 @@ func (s site) gateway() netip.Addr { return nth(s.Prefix, 254) }
 // routerMAC is the router's in the site.
 func (s site) routerMAC() tap.MAC { return tap.MAC{0x02, 0x99, 0, 0, byte(s.nr), 0xfe} }
 
-// nth is an address in a prefix of 24 bits.
+// prefix6 is the site's IPv6 network. A cloud's reaches no further than its router.
+func (s site) prefix6() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x99, 7: byte(s.nr)}), 64)
+}
+
+// gateway6 is the router's IPv6 address in the site.
+func (s site) gateway6() netip.Addr { return nth(s.prefix6(), 254) }
+
+// linkLocal is what host nr has beside its address, and the router as number 254: the
+// kernel's own neighbour discovery needs one.
+func linkLocal(nr int) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(nr)}) }
+
+// nth is an address whose last byte is n.
 func nth(p netip.Prefix, n byte) netip.Addr {
-	a := p.Addr().As4()
-	a[3] = n
-	return netip.AddrFrom4(a)
+	a := p.Addr().AsSlice()
+	a[len(a)-1] = n
+	addr, _ := netip.AddrFromSlice(a) // of a length that it had before
+	return addr
 }
 
 func (c Config) checkSites() error {

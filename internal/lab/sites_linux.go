@@ -24,7 +24,7 @@ func (l *Lab) provider(ctx context.Context) error {
 	return nil
 }
 
-// router is a namespace that forwards IPv4.
+// router is a namespace that forwards.
 func (l *Lab) router(ctx context.Context, ns string) error {
 	if err := l.namespace(ctx, ns); err != nil {
 		return err
@@ -32,16 +32,26 @@ func (l *Lab) router(ctx context.Context, ns string) error {
 	if err := l.noIPv6(ctx, ns); err != nil {
 		return err
 	}
-	_, err := l.in(ctx, ns, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	_, err := l.in(ctx, ns, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	return err
 }
 
 // link is a bridge with the router's address, to which hosts are plugged.
 func (l *Lab) link(ctx context.Context, s site) error {
+	if err := l.ip(ctx, s.namespace, fmt.Sprintf("link add %s address %s type bridge mcast_snooping 0", s.bridge, s.routerMAC())); err != nil {
+		return err
+	}
+	if err := l.staticIPv6(ctx, s.namespace, s.bridge); err != nil {
+		return err
+	}
+	if err := l.finishFrames(ctx, s.namespace, s.bridge); err != nil {
+		return err
+	}
 	return l.ips(ctx, s.namespace,
-		fmt.Sprintf("link add %s address %s type bridge mcast_snooping 0", s.bridge, s.routerMAC()),
-		fmt.Sprintf("link set %s mtu %d up", s.bridge, underlayMTU),
-		fmt.Sprintf("addr add %s/%d dev %s", s.gateway(), s.Prefix.Bits(), s.bridge))
+		fmt.Sprintf("link set %s mtu %d up", s.bridge, l.cfg.UnderlayMTU),
+		fmt.Sprintf("addr add %s/%d dev %s", s.gateway(), s.Prefix.Bits(), s.bridge),
+		fmt.Sprintf("addr add %s/64 dev %s nodad", linkLocal(254), s.bridge),
+		fmt.Sprintf("addr add %s/%d dev %s nodad", s.gateway6(), s.prefix6().Bits(), s.bridge))
 }
 
 // cloud is a router of the site's own, known outside by one address, which is its
@@ -52,7 +62,7 @@ func (l *Lab) cloud(ctx context.Context, s site) error {
 	}
 	far := fmt.Sprintf("cloud%d", s.nr+1)
 	if err := l.ips(ctx, s.namespace,
-		fmt.Sprintf("link add out mtu %d type veth peer name %s mtu %d netns %s", underlayMTU, far, underlayMTU, l.cfg.outside()),
+		fmt.Sprintf("link add out mtu %d type veth peer name %s mtu %d netns %s", l.cfg.UnderlayMTU, far, l.cfg.UnderlayMTU, l.cfg.outside()),
 		"link set out up", fmt.Sprintf("addr add %s dev out", s.Outside)); err != nil {
 		return err
 	}

@@ -63,12 +63,12 @@ const (
 	rtoCap         = time.Second
 )
 
-// startStream connects to a port of the second host's container.
-func (l *Lab) startStream(port uint16) (*stream, error) {
+// startStream connects to a port of the second host's container, over IPv4 or IPv6.
+func (l *Lab) startStream(k Kind, port uint16) (*stream, error) {
 	a, b := l.hosts[0].Containers[0], l.hosts[1].Containers[0]
 	var ln *net.TCPListener
 	err := within(b.Namespace, func() (err error) {
-		ln, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.Addr, port)))
+		ln, err = net.ListenTCP(k.network(), net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.addr(k), port)))
 		return err
 	})
 	if err != nil {
@@ -77,7 +77,7 @@ func (l *Lab) startStream(port uint16) (*stream, error) {
 	defer ln.Close()
 	s := &stream{stop: make(chan struct{})}
 	err = within(a.Namespace, func() error {
-		c, err := net.DialTimeout("tcp4", ln.Addr().String(), 10*time.Second)
+		c, err := net.DialTimeout(k.network(), ln.Addr().String(), 10*time.Second)
 		if err == nil {
 			s.client = c.(*net.TCPConn)
 		}

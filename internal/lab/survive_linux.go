@@ -47,7 +47,7 @@ func (l *Lab) blows() []blow {
 // compares checksums. An error says what the transfer did not survive. The nodes must
 // run.
 func (l *Lab) Survive(ctx context.Context, progress func(Blow)) (r Survival, err error) {
-	s, err := l.startStream(survivePort)
+	s, err := l.startStream(Kind{}, survivePort)
 	if err != nil {
 		return r, err
 	}

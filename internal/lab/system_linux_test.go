@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -38,9 +37,15 @@ func newSystem(t *testing.T, needs ...string) *system {
 // newSystemAt is newSystem with other sites.
 func newSystemAt(t *testing.T, sites []Site, needs ...string) *system {
 	t.Helper()
-	itest.Require(t, append(programs(), append(needs, "go", "ping")...)...)
-	cfg := testConfig(testRoot(t))
-	cfg.Sites = sites
+	return newSystemOf(t, func(cfg *Config) { cfg.Sites = sites }, needs...)
+}
+
+// newSystemOf is newSystem with another configuration.
+func newSystemOf(t *testing.T, edit func(*Config), needs ...string) *system {
+	t.Helper()
+	itest.Require(t, append(programs(), append(needs, "ping")...)...)
+	cfg := testConfig(t, testRoot(t))
+	edit(&cfg)
 	l, err := Up(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Down(context.Background())) })
@@ -58,10 +63,7 @@ func (s *system) startNodes() {
 // buildNode returns the program.
 func (s *system) buildNode() string {
 	s.t.Helper()
-	program := filepath.Join(s.t.TempDir(), "node")
-	out, err := exec.CommandContext(s.t.Context(), "go", "build", "-o", program, "github.com/viasnet/vias/examples/node").CombinedOutput()
-	require.NoError(s.t, err, string(out))
-	return program
+	return itest.Program(s.t, "github.com/viasnet/vias/examples/node")
 }
 
 // explain shows the flows and the nodes' logs of a test that failed.

@@ -23,7 +23,7 @@ type Lab struct {
 
 // programs that a lab starts.
 func programs() []string {
-	return []string{"ip", "sysctl", "nft", "iperf3", "ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl", "ovs-appctl"}
+	return []string{"ip", "sysctl", "nft", "ethtool", "iperf3", "ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl", "ovs-appctl"}
 }
 
 // Ready says why there can be no lab here: no root, or a program is missing.
@@ -135,12 +135,6 @@ func (l *Lab) namespace(ctx context.Context, name string) error {
 	return l.ip(ctx, name, "link set lo up")
 }
 
-// noIPv6 keeps the kernel's own IPv6 chatter off the provider's network.
-func (l *Lab) noIPv6(ctx context.Context, ns string) error {
-	_, err := l.in(ctx, ns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
-	return err
-}
-
 func (l *Lab) ips(ctx context.Context, ns string, lines ...string) error {
 	for _, line := range lines {
 		if err := l.ip(ctx, ns, line); err != nil {
@@ -163,8 +157,8 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	}
 	at, plug := l.cfg.site(h.Index), fmt.Sprintf("h%d", h.Index) // the provider's end
 	if err := l.ips(ctx, h.Provider,
-		fmt.Sprintf("link add %s type veth peer name %s address %s mtu %d netns %s", plug, uplink, h.MAC, underlayMTU, h.Namespace),
-		fmt.Sprintf("link set %s master %s mtu %d up", plug, at.bridge, underlayMTU)); err != nil {
+		fmt.Sprintf("link add %s type veth peer name %s address %s mtu %d netns %s", plug, uplink, h.MAC, l.cfg.UnderlayMTU, h.Namespace),
+		fmt.Sprintf("link set %s master %s mtu %d up", plug, at.bridge, l.cfg.UnderlayMTU)); err != nil {
 		return err
 	}
 	for i := range h.Containers {
@@ -175,31 +169,61 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	if err := l.openVSwitch(ctx, h); err != nil {
 		return err
 	}
-	// The kernel gets the uplink's frames beside the switch. Bridge and uplink have
-	// one MAC, so it would answer them: what the host is to have comes by the bridge.
-	if _, err := l.in(ctx, h.Namespace, "nft",
-		"table netdev uplink { chain in { type filter hook ingress device "+uplink+" priority -500; policy drop; }; }"); err != nil {
+	if err := l.dropInput(ctx, h); err != nil {
+		return err
+	}
+	if err := l.staticIPv6(ctx, h.Namespace, bridge); err != nil {
 		return err
 	}
 	return l.ips(ctx, h.Namespace,
 		"link set "+uplink+" up",
 		fmt.Sprintf("addr add %s/%d dev %s", h.Addr, at.Prefix.Bits(), bridge),
+		fmt.Sprintf("addr add %s/64 dev %s nodad", linkLocal(h.Index), bridge),
+		fmt.Sprintf("addr add %s/%d dev %s nodad", h.Addr6, at.prefix6().Bits(), bridge),
 		"link set "+bridge+" up",
-		"route add default via "+at.gateway().String())
+		"route add default via "+at.gateway().String(),
+		"route add default via "+at.gateway6().String())
 }
 
-// container is a namespace with one veth pair to the host; offloads as they come.
+// dropInput: with the datapath in user space the kernel gets the uplink's frames beside
+// the switch. Bridge and uplink have one MAC, so it would answer them: what the host is
+// to have comes by the bridge.
+func (l *Lab) dropInput(ctx context.Context, h *Host) error {
+	if !l.cfg.Datapath.isUser() {
+		return nil // it would drop them for the switch too
+	}
+	_, err := l.in(ctx, h.Namespace, "nft",
+		"table netdev uplink { chain in { type filter hook ingress device "+uplink+" priority -500; policy drop; }; }")
+	return err
+}
+
+// container is a namespace with one veth pair to the host.
 func (l *Lab) container(ctx context.Context, h *Host, c *Container) error {
 	if err := l.namespace(ctx, c.Namespace); err != nil {
 		return err
 	}
-	return errors.Join(
-		l.ips(ctx, h.Namespace,
-			fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %s", c.Port, l.cfg.MTU, c.MAC, l.cfg.MTU, c.Namespace),
-			fmt.Sprintf("link set %s up", c.Port)),
-		l.ips(ctx, c.Namespace,
-			fmt.Sprintf("addr add %s/%d dev eth0", c.Addr, overlayBits),
-			"link set eth0 up"))
+	if err := l.ips(ctx, h.Namespace,
+		fmt.Sprintf("link add %s mtu %d type veth peer name eth0 address %s mtu %d netns %s", c.Port, l.cfg.MTU, c.MAC, l.cfg.MTU, c.Namespace),
+		fmt.Sprintf("link set %s up", c.Port)); err != nil {
+		return err
+	}
+	if err := l.finishFrames(ctx, c.Namespace, "eth0"); err != nil {
+		return err
+	}
+	return l.ips(ctx, c.Namespace,
+		fmt.Sprintf("addr add %s/%d dev eth0", c.Addr, overlayBits),
+		fmt.Sprintf("addr add %s/%d dev eth0 nodad", c.Addr6, guests6().Bits()),
+		"link set eth0 up")
+}
+
+// finishFrames has a device send whole frames only where the datapath needs that;
+// otherwise offloads stay as they come.
+func (l *Lab) finishFrames(ctx context.Context, ns, dev string) error {
+	if !l.cfg.Datapath.finishes() {
+		return nil
+	}
+	_, err := l.in(ctx, ns, "ethtool", "-K", dev, "tx", "off") // and with it all that needs checksums
+	return err
 }
 
 // openVSwitch starts the host's switch and plugs everything in. The tags are in the
@@ -211,18 +235,19 @@ func (l *Lab) openVSwitch(ctx context.Context, h *Host) error {
 	// Not cut off by Ctrl-C: a daemon that has not written its pid yet would be lost.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	o, err := StartOVSD(ctx, OVSDConfig{Dir: h.OVSDir, Netns: h.Namespace, TSO: true})
+	o, err := StartOVSD(ctx, OVSDConfig{Dir: h.OVSDir, Netns: h.Namespace, TSO: l.cfg.Datapath == DatapathTSO,
+		Options: l.cfg.Datapath.options(h.Index)})
 	if err != nil {
 		return err
 	}
 	l.ovs = append(l.ovs, o)
 	// mtu_request: the bridge's own port would follow the narrowest workload.
-	args := strings.Fields(fmt.Sprintf("add-br %[1]s -- set bridge %[1]s datapath_type=netdev fail-mode=standalone other-config:hwaddr=\"%[2]s\""+
+	args := strings.Fields(fmt.Sprintf("add-br %[1]s -- set bridge %[1]s datapath_type=%[6]s fail-mode=standalone other-config:hwaddr=\"%[2]s\""+
 		" -- set interface %[1]s mtu_request=%[3]d -- set port %[1]s trunks=0"+
-		" -- add-port %[1]s %[4]s trunks=0 -- set interface %[4]s ofport_request=%[5]d",
-		bridge, h.MAC, underlayMTU, uplink, ofportUplink))
+		" -- add-port %[1]s %[4]s trunks=0 -- set interface %[4]s ofport_request=%[5]d %[7]s",
+		bridge, h.MAC, l.cfg.UnderlayMTU, uplink, ofportUplink, l.cfg.Datapath.ovsType(), l.cfg.Datapath.port()))
 	for _, c := range h.Containers {
-		args = append(args, access(c.Port, c.Ofport)...)
+		args = append(append(args, access(c.Port, c.Ofport)...), strings.Fields(l.cfg.Datapath.port())...)
 	}
 	if _, err := o.Vsctl(ctx, args...); err != nil {
 		return err

@@ -24,7 +24,7 @@ func (p *inquiry) startTunnel(delay time.Duration) *tunnel {
 	for i := range ends {
 		s := p.cfg.siteNr(i)
 		inside(p.t, s.namespace, func() (err error) {
-			ends[i], err = tap.LinuxConfig{Name: "vpn", MTU: underlayMTU}.Open(p.t.Context())
+			ends[i], err = tap.LinuxConfig{Name: "vpn", MTU: p.cfg.UnderlayMTU}.Open(p.t.Context())
 			return err
 		})
 		require.NoError(p.t, p.ip(p.t.Context(), s.namespace, "link set vpn master "+s.bridge))

@@ -86,10 +86,11 @@ type TAP struct {
 type Endpoint struct {
 	Name string `json:"name"`
 	// Port is the OVS port's name; Ofport its number, 0 = ask the switch.
-	Port   string       `json:"port,omitempty"`
-	Ofport uint32       `json:"ofport,omitempty"`
-	MAC    tap.MAC      `json:"mac"`
-	IPs    []netip.Addr `json:"ips"`
+	Port   string  `json:"port,omitempty"`
+	Ofport uint32  `json:"ofport,omitempty"`
+	MAC    tap.MAC `json:"mac"`
+	// IPs are its IPv4 and IPv6 addresses, but for link-local IPv6 ones.
+	IPs []netip.Addr `json:"ips"`
 	// Tag is a label for policies; it is no VLAN.
 	Tag string `json:"tag,omitempty"`
 }
@@ -103,6 +104,7 @@ type Peer struct {
 
 // Trust is bypass.Trust.
 type Trust struct {
+	// Prefixes are of either family; none = private IPv4 and unique local IPv6 addresses.
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
 	Domain   string         `json:"domain,omitempty"`
 	MaxHops  int            `json:"max_hops,omitempty"`

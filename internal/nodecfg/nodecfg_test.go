@@ -28,8 +28,8 @@ const good = `{
   "tap": {"name": "vias0"},
   "endpoints": [{"name": "c1", "port": "c1", "ofport": 11, "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1", "fd77::1"], "tag": "web"}],
   "peers": [{"id": "` + peerID + `"}],
-  "policy": {"default": "bypass", "rules": [{"port": 5202, "action": "overlay"}, {"port": 5204, "action": "bypass", "after": 65536, "hold": "1ms", "idle": "9s"}]},
-  "trust": {"prefixes": ["10.99.0.0/24"], "domain": "lab", "max_hops": 1, "max_rtt": "3ms"},
+  "policy": {"default": "bypass", "rules": [{"port": 5202, "action": "overlay"}, {"port": 5204, "action": "bypass", "after": 65536, "hold": "1ms", "idle": "9s"}, {"proto": "udp", "port": 443, "action": "bypass", "packets": 40}, {"proto": "udp", "action": "overlay"}]},
+  "trust": {"prefixes": ["10.99.0.0/24", "fd99::/64"], "domain": "lab", "max_hops": 1, "max_rtt": "3ms"},
   "lease": "10s",
   "status": "/run/vias/status.sock"
 }`
@@ -45,7 +45,7 @@ func TestLoad(t *testing.T) {
 	require.Equal(t, bypass.DefaultPorts, bypass.PortRange(c.Ports), "default")
 	require.Equal(t, c.Peers[0].ID.Short(), c.Peers[0].Name, "default")
 	require.Equal(t, netip.MustParseAddrPort("10.99.0.1:7401"), c.Signal.Serve)
-	require.Equal(t, bypass.Trust{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}, Domain: "lab",
+	require.Equal(t, bypass.Trust{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24"), netip.MustParsePrefix("fd99::/64")}, Domain: "lab",
 		MaxHops: 1, MaxRTT: 3 * time.Millisecond}, c.Trust.Bypass())
 
 	text, err := c.JSON()
@@ -90,15 +90,26 @@ func TestRefused(t *testing.T) {
 		{`"port": "c1", "ofport": 11, `, ``, "neither port nor ofport"},
 		{`"fd77::1"`, `"10.77.0.1"`, "is there twice"},
 		{`"fd77::1"`, `"224.0.0.1"`, "no workload's address"},
+		{`"fd77::1"`, `"fe80::1"`, "no workload's address"},
+		{`"fd77::1"`, `"fe80::1%eth0"`, "no workload's address"},
+		{`"fd77::1"`, `"::1"`, "no workload's address"},
+		{`"fd77::1"`, `"::ffff:10.77.0.2"`, "no workload's address"},
+		{`"fd77::1"`, `"fd77::1", "fd77:0::1"`, "is there twice"},
 		{peerID, strings.Repeat("a", 52), "no id given"},
 		{peerID, "x", "not a peer ID"},
 		{`[{"id": "` + peerID + `"}]`, `[{"id": "` + peerID + `"}, {"id": "` + peerID + `"}]`, "there twice"},
 		{`"default": "bypass"`, `"default": "maybe"`, "policy: default"},
-		{`"port": 5202, `, ``, "rule 1 has no port"},
+		{`"port": 5202, `, ``, "rule 1 has neither port nor proto"},
+		{`"proto": "udp", "port": 443`, `"proto": "sctp", "port": 443`, `rule 3: proto "sctp"`},
+		{`"proto": "udp", "port": 443`, `"proto": "tcp", "port": 443`, "rule 3: packets is not for TCP"},
+		{`"packets": 40`, `"packets": -1`, "packets is negative"},
+		{`"proto": "udp", "action": "overlay"`, `"proto": "udp", "action": "overlay", "packets": 1`, "rule 4: after, packets"},
 		{`"action": "overlay"`, `"action": "x"`, "rule 1: action"},
 		{`"action": "overlay"`, `"action": "overlay", "after": 1`, "go with action"},
 		{`65536`, `-1`, "after is negative"},
 		{`"10.99.0.0/24"`, `"10.99.0.1/24"`, "trust.prefixes"},
+		{`"fd99::/64"`, `"fd99::1/64"`, "trust.prefixes"},
+		{`"fd99::/64"`, `"::ffff:10.99.0.0/120"`, "trust.prefixes"},
 		{`"max_hops": 1`, `"max_hops": 300`, "trust.max_hops"},
 		{`"lease": "10s"`, `"ports": "61441-65535"`, "range of ports"},
 		{`"lease": "10s"`, `"ports": "61440"`, "range of ports"},
@@ -130,6 +141,13 @@ func TestPolicy(t *testing.T) {
 	require.Equal(t, bypass.Verdict{}, ask(40000, 5202))
 	require.Equal(t, bypass.Verdict{}, ask(5202, 40000), "the server's side")
 	require.Equal(t, bypass.Verdict{Bypass: true, After: 65536, Hold: time.Millisecond, Idle: 9 * time.Second}, ask(40000, 5204))
+
+	quic := bypass.Request{Flow: bypass.Flow{Proto: bypass.UDP, Src: netip.MustParseAddrPort("[fd77::1]:40000"), Dst: netip.MustParseAddrPort("[fd77::2]:443")}}
+	require.Equal(t, bypass.Verdict{Bypass: true, Packets: 40}, f(quic))
+	quic.Flow.Proto = bypass.TCP
+	require.Equal(t, bypass.Verdict{Bypass: true}, f(quic), "of another protocol")
+	dns := bypass.Request{Flow: bypass.Flow{Proto: bypass.UDP, Dst: netip.MustParseAddrPort("[fd77::2]:53")}}
+	require.Equal(t, bypass.Verdict{}, f(dns), "all other UDP")
 
 	p, err := ParsePolicy([]byte(`{}`))
 	require.NoError(t, err)

@@ -139,15 +139,22 @@ func (c *Config) checkEndpoints() error {
 		names[e.Name], macs[e.MAC] = true, true
 		for _, ip := range e.IPs {
 			switch {
-			case !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "":
+			case !workload(ip):
 				return bad("ips: %v is no workload's address", ip)
-			case ips[ip.Unmap().String()]:
+			case ips[ip.String()]:
 				return bad("ips: %v is there twice", ip)
 			}
-			ips[ip.Unmap().String()] = true
+			ips[ip.String()] = true
 		}
 	}
 	return nil
+}
+
+// workload tells whether ip can be a workload's alone: every station has its own link-local
+// IPv6 address, and nobody says it of others.
+func workload(ip netip.Addr) bool {
+	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLoopback() && !ip.Is4In6() &&
+		!(ip.Is6() && ip.IsLinkLocalUnicast())
 }
 
 func (c *Config) checkPeers() error {
@@ -166,7 +173,7 @@ func (c *Config) checkPeers() error {
 
 func (c *Config) checkTrust() error {
 	for _, p := range c.Trust.Prefixes {
-		if !p.IsValid() || p.Masked() != p {
+		if !p.IsValid() || p.Masked() != p || p.Addr().Is4In6() {
 			return fmt.Errorf("trust.prefixes: %v is no prefix, or has bits behind its length", p)
 		}
 	}

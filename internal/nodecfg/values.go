@@ -54,23 +54,26 @@ const (
 	Overlay = "overlay"
 )
 
-// Policy decides by port. It is also the body of PUT /v1/policy.
+// Policy decides by port and protocol. It is also the body of PUT /v1/policy.
 type Policy struct {
 	// Default is for flows that no rule names: "bypass" or "overlay"; "" = overlay.
 	Default string `json:"default,omitempty"`
-	// Rules are asked in order; the first whose port is the flow's source or
-	// destination decides.
+	// Rules are asked in order; the first that the flow meets decides.
 	Rules []Rule `json:"rules,omitempty"`
 }
 
-// Rule is a policy for one port.
+// Rule is a policy for one port, one protocol, or both.
 type Rule struct {
-	Port   uint16 `json:"port"`
+	// Proto is "tcp" or "udp"; "" = any.
+	Proto string `json:"proto,omitempty"`
+	// Port is the flow's source or destination; 0 = any.
+	Port   uint16 `json:"port,omitempty"`
 	Action string `json:"action"`
-	// After, Hold and Idle are those of bypass.Verdict, for action "bypass".
-	After int64    `json:"after,omitempty"`
-	Hold  Duration `json:"hold,omitzero"`
-	Idle  Duration `json:"idle,omitzero"`
+	// After, Packets, Hold and Idle are those of bypass.Verdict, for action "bypass".
+	After   int64    `json:"after,omitempty"`
+	Packets int      `json:"packets,omitempty"` // not for TCP
+	Hold    Duration `json:"hold,omitzero"`
+	Idle    Duration `json:"idle,omitzero"`
 }
 
 // ParsePolicy reads and checks a policy.
@@ -88,18 +91,38 @@ func (p Policy) Validate() error {
 		return fmt.Errorf("policy: default %q is neither %q nor %q", p.Default, Bypass, Overlay)
 	}
 	for i, r := range p.Rules {
-		switch {
-		case r.Port == 0:
-			return fmt.Errorf("policy: rule %d has no port", i+1)
-		case r.Action != Bypass && r.Action != Overlay:
-			return fmt.Errorf("policy: rule %d: action %q is neither %q nor %q", i+1, r.Action, Bypass, Overlay)
-		case r.After < 0:
-			return fmt.Errorf("policy: rule %d: after is negative", i+1)
-		case r.Action == Overlay && (r.After != 0 || r.Hold != 0 || r.Idle != 0):
-			return fmt.Errorf("policy: rule %d: after, hold and idle go with action %q only", i+1, Bypass)
+		if what := r.fault(); what != "" {
+			return fmt.Errorf("policy: rule %d%s", i+1, what)
 		}
 	}
 	return nil
+}
+
+// fault is what is wrong with r; "" = nothing.
+func (r Rule) fault() string {
+	switch {
+	case r.Proto != "" && r.Proto != bypass.TCP.String() && r.Proto != bypass.UDP.String():
+		return fmt.Sprintf(": proto %q is neither %q nor %q", r.Proto, bypass.TCP, bypass.UDP)
+	case r.Port == 0 && r.Proto == "":
+		return " has neither port nor proto"
+	case r.Action != Bypass && r.Action != Overlay:
+		return fmt.Sprintf(": action %q is neither %q nor %q", r.Action, Bypass, Overlay)
+	case r.After < 0:
+		return ": after is negative"
+	case r.Packets < 0:
+		return ": packets is negative"
+	case r.Packets > 0 && r.Proto == bypass.TCP.String():
+		return ": packets is not for TCP"
+	case r.Action == Overlay && (r.After != 0 || r.Packets != 0 || r.Hold != 0 || r.Idle != 0):
+		return fmt.Sprintf(": after, packets, hold and idle go with action %q only", Bypass)
+	}
+	return ""
+}
+
+// meets tells whether r is for the flow.
+func (r Rule) meets(f bypass.Flow) bool {
+	return (r.Proto == "" || r.Proto == f.Proto.String()) &&
+		(r.Port == 0 || r.Port == f.Dst.Port() || r.Port == f.Src.Port())
 }
 
 // Func is p in the library's form; p must be valid, and must not change any more.
@@ -107,7 +130,7 @@ func (p Policy) Func() bypass.Policy {
 	byDefault := bypass.Verdict{Bypass: p.Default == Bypass}
 	return func(r bypass.Request) bypass.Verdict {
 		for _, rule := range p.Rules {
-			if rule.Port == r.Flow.Dst.Port() || rule.Port == r.Flow.Src.Port() {
+			if rule.meets(r.Flow) {
 				return rule.verdict()
 			}
 		}
@@ -116,7 +139,7 @@ func (p Policy) Func() bypass.Policy {
 }
 
 func (r Rule) verdict() bypass.Verdict {
-	return bypass.Verdict{Bypass: r.Action == Bypass, After: r.After,
+	return bypass.Verdict{Bypass: r.Action == Bypass, After: r.After, Packets: r.Packets,
 		Hold: time.Duration(r.Hold), Idle: time.Duration(r.Idle)}
 }
 

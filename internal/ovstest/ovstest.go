@@ -31,7 +31,7 @@ type Switch struct {
 	tb    testing.TB
 }
 
-// Start starts a switch with the user-space datapath and stops it in tb's Cleanup.
+// Start starts a switch and stops it in tb's Cleanup.
 // Where that is not possible the test is skipped (see package itest).
 func Start(tb testing.TB) *Switch { return StartConfig(tb, Config{}) }
 
@@ -56,11 +56,11 @@ func StartConfig(tb testing.TB, cfg Config) *Switch {
 	return s
 }
 
-// Bridge makes a bridge with the user-space datapath, without any flow, and
-// returns its OpenFlow address for ofctl.Dial.
+// Bridge makes a bridge with the datapath that itest.Datapath names, without any flow,
+// and returns its OpenFlow address for ofctl.Dial.
 func (s *Switch) Bridge(name string) string {
 	s.tb.Helper()
-	s.MustVsctl("add-br", name, "--", "set", "bridge", name, "datapath_type=netdev", "fail-mode=secure")
+	s.MustVsctl("add-br", name, "--", "set", "bridge", name, "datapath_type="+itest.BridgeType(s.tb), "fail-mode=secure")
 	return s.Mgmt(name)
 }
 

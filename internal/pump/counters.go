@@ -22,7 +22,7 @@ const (
 	OutLocal                 // to a local station: the switch's job
 	OutNoLink                // to a peer without a link
 	OutNoPeers               // to flood, and there is no link at all
-	OutTooLong               // longer than the link takes
+	OutTooLong               // longer than the peer's device takes
 	OutLinkError             // the link failed while sending
 	OutOpening               // a SYN over its workload's allowance (see Opens)
 	OutReleased              // a held SYN that could neither be injected nor sent
@@ -33,6 +33,10 @@ const (
 	InSourceIP               // the peer did not announce it for that MAC
 	InLinkLocal              // 01:80:c2:00:00:0x
 	InNotHere                // to a station of another peer: never from link to link
+	InFragment               // a fragment that is none, or does not fit the others
+	InLate                   // a fragment that was there already, or whose frame was given up
+	InIncomplete             // a frame of which a fragment did not come in time
+	InCrowded                // a frame given up because later ones needed the room
 	Drops                    // how many causes there are
 )
 
@@ -43,6 +47,8 @@ type Counters struct {
 	OutFrames, OutBytes, InFrames, InBytes atomic.Uint64
 	// Flooded frames of the device went to every peer.
 	Flooded atomic.Uint64
+	// TooBig are the messages that told workloads so.
+	TooBig atomic.Uint64
 	// Held SYNs, and what became of them.
 	Held, Injected, Expired atomic.Uint64
 }

@@ -29,7 +29,7 @@ type InConfig struct {
 // In moves frames from one link to the device. It belongs to one goroutine.
 //
 //	batch from the link
-//	 1. kind: control goes to the session
+//	 1. kind: control goes to the session, fragments until they are a frame
 //	 2. source check: the peer speaks only for what it announced
 //	 3. destination: here or unknown, never another link
 //	 4. note the flow
@@ -41,13 +41,19 @@ type In struct {
 	view       *l2.View
 	now        time.Time
 	keep       [inFrames]bool
+	fragments  reassembly
+	mixed      *tap.Batch // what goes to the device if fragments became frames
+	moved      int        // how many datagrams of the batch are in mixed, or nowhere
 }
 
 // NewIn makes an In.
-func NewIn(c InConfig) *In { return &In{InConfig: c, classifier: bypass.NewClassifier()} }
+func NewIn(c InConfig) *In {
+	return &In{InConfig: c, classifier: bypass.NewClassifier(), fragments: reassembly{counters: c.Counters}}
+}
 
 // Run returns when the link ends or breaks the protocol.
 func (in *In) Run() error {
+	defer in.fragments.end()
 	b := tap.NewBatch(inFrames, inBytes)
 	for {
 		if err := in.Port.link.RecvBatch(b); err != nil {
@@ -62,6 +68,8 @@ func (in *In) Run() error {
 // Batch takes one batch of the link's datagrams.
 func (in *In) Batch(b *tap.Batch) error {
 	in.view, in.now = in.Stations.View(), time.Now()
+	in.fragments.expire(in.now)
+	in.moved = 0
 	controls := 0
 	for i := range b.Len() {
 		in.keep[i] = false
@@ -72,30 +80,77 @@ func (in *In) Batch(b *tap.Batch) error {
 		}
 		switch d[0] {
 		case control.KindFrame:
+			b.Trim(i, 1)
+			in.keep[i] = in.frame(b.Frame(i))
+		case control.KindFragment:
+			in.fragment(b, i)
 		case control.KindControl:
 			if err := in.Control(d); err != nil {
 				return err
 			}
 			controls++
 			in.view = in.Stations.View() // it may have been an announcement
-			continue
 		default:
 			in.Counters.Drop(InKind)
-			continue
 		}
-		b.Trim(i, 1)
-		in.keep[i] = in.frame(b.Frame(i))
 	}
 	if controls > 0 {
 		if err := in.Flush(); err != nil {
 			return err
 		}
 	}
+	in.write(b)
+	return nil
+}
+
+// fragment takes the i-th datagram. A frame that it completes comes behind those before it.
+func (in *In) fragment(b *tap.Batch, i int) {
+	if !in.Port.ready.Load() {
+		in.Counters.Drop(InEarly)
+		return
+	}
+	frame := in.fragments.add(b.Frame(i), in.now)
+	if frame == nil || !in.frame(frame) {
+		return
+	}
+	if in.mixed == nil {
+		in.mixed = tap.NewBatch(inFrames, inBytes)
+	}
+	in.move(b, i)
+	in.mix(frame)
+}
+
+// move copies the frames before the i-th that are to be kept to mixed.
+func (in *In) move(b *tap.Batch, i int) {
+	for ; in.moved < i; in.moved++ {
+		if in.keep[in.moved] {
+			in.mix(b.Frame(in.moved))
+		}
+	}
+}
+
+func (in *In) mix(frame []byte) {
+	if in.mixed.Append(frame, tap.Offload{}) {
+		return
+	}
+	in.Writer.Write(in.mixed)
+	in.mixed.Reset()
+	in.mixed.Append(frame, tap.Offload{})
+}
+
+// write writes the frames that are to be kept: those of b as they are, if no others stand
+// among them.
+func (in *In) write(b *tap.Batch) {
+	if in.mixed != nil && in.mixed.Len() > 0 {
+		in.move(b, b.Len())
+		in.Writer.Write(in.mixed)
+		in.mixed.Reset()
+		return
+	}
 	b.Drop(func(i int) bool { return in.keep[i] })
 	if b.Len() > 0 {
 		in.Writer.Write(b)
 	}
-	return nil
 }
 
 // frame tells whether a frame goes to the device.
@@ -142,11 +197,13 @@ func (in *In) flow(frame []byte, from *l2.Station) {
 	}
 	e.Seen(in.now)
 	e.SetPeer(&from.Peer)
-	if p.SYN {
+	switch {
+	case p.SYN:
 		e.SetOpened(flowtable.OpenedThere)
-	}
-	if p.FIN {
+	case p.FIN:
 		e.SetClosed()
+	default: // a reset is all that a scan gets; what the workload says itself shows nothing
+		in.Opened(e, p.Dst)
 	}
 	e.In.Add(len(frame))
 	if !in.Bypass {

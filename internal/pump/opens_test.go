@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/bypass"
+	"github.com/viasnet/vias/internal/control"
 	"github.com/viasnet/vias/internal/flowtable"
 	"github.com/viasnet/vias/tap"
 )
@@ -59,7 +60,9 @@ func TestScanIsBounded(t *testing.T) { synctest.Test(t, scanIsBounded) } // no t
 
 func scanIsBounded(t *testing.T) {
 	w := &wire{peer: peerID, mtu: 1400}
-	s := shared(t, NewPort(w))
+	port := NewPort(w)
+	port.SetReady(0)
+	s := shared(t, port)
 	s.Opens = NewOpens(10)
 	s.Bypass = true
 	m := &member{}
@@ -74,13 +77,21 @@ func scanIsBounded(t *testing.T) {
 		binary.BigEndian.PutUint16(f[34:], uint16(n))
 		o.Batch(batch(f))
 	}
-	const syn, ack = 0x02, 0x10
+	in := NewIn(InConfig{Shared: s, Port: port, Writer: NewWriter(w), Flush: func() error { return nil }})
+	hear := func(n int, flags byte) {
+		f := append([]byte{control.KindFrame}, tcp(macThere, macHere, ipThere, ipHere, flags, 0)...)
+		binary.BigEndian.PutUint16(f[1+34:], 80)
+		binary.BigEndian.PutUint16(f[1+36:], uint16(n))
+		require.NoError(t, in.Batch(batch(f)))
+	}
+	const syn, ack, rst = 0x02, 0x10, 0x04
 	for n := range 200 {
 		say(n, syn)
-		say(n, ack)
+		hear(n, syn|ack)
+		hear(n, ack) // gives nothing more back
 	}
 	require.Zero(t, s.Counters.Dropped(OutOpening), "all got through")
-	require.Equal(t, 400, w.sent)
+	require.Equal(t, 200, w.sent)
 	require.Equal(t, 200, m.requests, "each SYN asks")
 	for n := range 200 {
 		say(n, syn)
@@ -94,13 +105,18 @@ func scanIsBounded(t *testing.T) {
 	w.sent, m.requests = 0, 0
 	for n := range 200 {
 		say(1000+n, syn)
+		hear(1000+n, rst|ack)
 	}
 	require.Equal(t, 10, m.requests, "half of the allowance")
 	require.Equal(t, uint64(180), s.Counters.Dropped(OutOpening), "what is over the allowance")
 	say(5000, syn)
 	require.Nil(t, s.Flows.Get(o.packet.Flow), "what is dropped is not tracked")
 	w.sent, m.requests = 0, 0
+	say(1015, ack) // who scans may say so
+	say(6000, syn)
+	require.Nil(t, s.Flows.Get(o.packet.Flow))
+	hear(1015, syn|ack)
 	say(1015, ack)
-	require.Equal(t, 1, w.sent, "other packets pass")
+	require.Equal(t, 2, w.sent, "other packets pass")
 	require.Equal(t, 1, m.requests, "what got through asks")
 }

@@ -1,13 +1,10 @@
 package pump
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/viasnet/vias/bypass"
-	"github.com/viasnet/vias/internal/control"
 	"github.com/viasnet/vias/internal/flowtable"
 	"github.com/viasnet/vias/internal/l2"
 	"github.com/viasnet/vias/internal/seg"
@@ -21,6 +18,9 @@ const (
 	deviceBytes  = 4 * tap.MaxFrame
 	linkFrames   = 128
 	linkBytes    = linkFrames * 1536
+	// Of what is to go in fragments: one frame, or some segments of a super-frame.
+	finishedFrames = 16
+	finishedBytes  = 2 * tap.MaxFrame
 )
 
 // Shared is what the pumps of one Network share.
@@ -46,6 +46,8 @@ func (s *Shared) Opened(e *flowtable.Entry, workload tap.MAC) {
 type OutConfig struct {
 	Shared
 	Device tap.Device
+	// Writer takes what we tell workloads; nil = nothing.
+	Writer *Writer
 	Learn  bool
 	// Learned is called when a station was learned. It must not block.
 	Learned func()
@@ -58,7 +60,7 @@ type OutConfig struct {
 //	 1. source check (or learn)
 //	 2. destination: flood, local, or a peer
 //	 3. classify, count, trigger a bypass, perhaps hold
-//	 4. cut into finished frames behind the peer's others
+//	 4. cut into finished frames and fragments behind the peer's others
 //	one send per peer
 type Out struct {
 	OutConfig
@@ -70,6 +72,8 @@ type Out struct {
 	ports      *portSet
 	now        time.Time
 	dirty      []*Port
+	finished   *tap.Batch
+	notices    notices
 	scratch    [flowtable.MaxHeldFrame]byte
 }
 
@@ -124,7 +128,9 @@ func (o *Out) Batch(b *tap.Batch) {
 			o.Counters.Drop(OutNoLink)
 			continue
 		}
-		o.send(port, frame, b.Offload(i))
+		if mtu := o.send(port, frame, b.Offload(i)); mtu > 0 {
+			o.tooBig(frame, mtu)
+		}
 	}
 	for _, p := range o.dirty {
 		o.flush(p)
@@ -189,8 +195,6 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 		e.Ask = flowtable.Ask{Base: e.Total()}
 	case p.FIN:
 		e.SetClosed()
-	default: // with its SYN acknowledged a scan would be content
-		o.Opened(e, from.MAC)
 	}
 	e.Out.Add(len(frame))
 	if !o.Bypass {
@@ -198,51 +202,4 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 		return false
 	}
 	return o.ask(e, frame, f, from, to, port)
-}
-
-// send appends a frame, cut if need be, to what goes to p.
-func (o *Out) send(p *Port, frame []byte, f tap.Offload) {
-	mtu := p.MTU()
-	if f.GSO != tap.GSONone {
-		mtu = min(mtu, o.Device.MTU()) // the peer's device is no larger
-	}
-	if t := binary.BigEndian.Uint16(frame[12:]); t == 0x8100 || t == 0x88a8 {
-		mtu -= tap.TagLen // a tag is extra for a device, but not for a datagram
-	}
-	if err := o.cutter.Reset(frame, f, mtu); err != nil {
-		if errors.Is(err, seg.ErrTooLong) {
-			o.Counters.Drop(OutTooLong)
-		} else {
-			o.Counters.Drop(OutMalformed)
-		}
-		return
-	}
-	if p.batch == nil {
-		p.batch = tap.NewBatch(linkFrames, max(linkBytes, 2*mtu))
-	}
-	if !p.dirty {
-		p.dirty = true
-		o.dirty = append(o.dirty, p)
-	}
-	for !o.cutter.Next(p.batch) {
-		o.flush(p)
-	}
-}
-
-// flush sends what was appended.
-func (o *Out) flush(p *Port) {
-	b := p.batch
-	n := b.Len()
-	if n == 0 {
-		return
-	}
-	for i := range n {
-		p.Out.Add(len(b.Frame(i)))
-		b.Trim(i, -1)
-		b.Frame(i)[0] = control.KindFrame
-	}
-	if err := p.Send(b); err != nil {
-		o.Counters.DropN(OutLinkError, n)
-	}
-	b.Reset()
 }

@@ -26,12 +26,16 @@ type Port struct {
 	peer  overlay.PeerID
 	limit atomic.Int64 // longest datagram
 	ready atomic.Bool  // both Hellos are there
+	// device is the MTU of the peer's; 0 = not known.
+	device atomic.Int64
 
 	mu sync.Mutex // serialises link.SendBatch: Out, control messages, released frames
 
 	// Of the Out goroutine:
-	batch *tap.Batch
-	dirty bool // batch is not empty and listed to be flushed
+	batch  *tap.Batch
+	dirty  bool              // batch is not empty and listed to be flushed
+	kinds  [linkFrames]uint8 // what each datagram of batch is
+	frames uint32            // number of the next frame that goes in fragments
 }
 
 // NewPort wraps link.
@@ -51,11 +55,29 @@ func (p *Port) Refresh() overlay.Path {
 // Peer is who is at the other end.
 func (p *Port) Peer() overlay.PeerID { return p.peer }
 
-// MTU is the largest layer-3 packet that the link takes now, in bytes.
+// MTU is the largest layer-3 packet, in bytes, that one datagram of the link holds now.
 func (p *Port) MTU() int { return int(p.limit.Load()) - Overhead }
 
-// SetReady lets frames in.
-func (p *Port) SetReady() { p.ready.Store(true) }
+// room is the longest frame that one datagram of the link holds now, in bytes.
+func (p *Port) room() int { return int(p.limit.Load()) - 1 }
+
+// SetReady lets frames in. mtu is that of the peer's device, as its Hello says.
+func (p *Port) SetReady(mtu int) {
+	p.device.Store(int64(mtu))
+	p.ready.Store(true)
+}
+
+// DeviceMTU is the largest layer-3 packet in bytes that the peer's device takes, and at most own,
+// which ours does.
+func (p *Port) DeviceMTU(own int) int {
+	if mtu := int(p.device.Load()); mtu >= minMTU {
+		return min(mtu, own)
+	}
+	return own // it did not say
+}
+
+// minMTU is the least that IPv4 knows (RFC 791).
+const minMTU = 68
 
 // Send sends datagrams that have their kind byte. b's contents are undefined after.
 func (p *Port) Send(b *tap.Batch) error {

@@ -70,6 +70,27 @@ func shared(tb testing.TB, port *Port) Shared {
 	return s
 }
 
+// mirrored is what the node of macThere and ipThere shares: macHere is its peer's, peer 9.
+func mirrored(tb testing.TB, port *Port) Shared {
+	s := Shared{Stations: l2.New(), Flows: flowtable.New(0), Ports: &Ports{}, Counters: &Counters{}}
+	_, err := s.Stations.Attach(l2.Endpoint{Name: "there", MAC: macThere, IPs: []netip.Addr{ipThere}}, 4)
+	require.NoError(tb, err)
+	s.Stations.SetLinked(port.Peer(), true)
+	_, err = s.Stations.Announce(port.Peer(), l2.Announcement{Version: 1, Add: []l2.Endpoint{{MAC: macHere, IPs: []netip.Addr{ipHere}}}})
+	require.NoError(tb, err)
+	s.Ports.Put(port)
+	return s
+}
+
+func udp(src, dst tap.MAC, from, to netip.Addr, payload int) []byte {
+	f := tcp(src, dst, from, to, 0, payload-12)
+	f[23] = 17
+	u := f[34:]
+	clear(u[4:20])
+	binary.BigEndian.PutUint16(u[4:], uint16(len(u)))
+	return f
+}
+
 func tcp(src, dst tap.MAC, from, to netip.Addr, flags byte, payload int) []byte {
 	f := make([]byte, 54+payload)
 	copy(f, dst[:])
@@ -131,7 +152,7 @@ func TestInAllocatesNothing(t *testing.T) {
 	require.NoError(t, in.Batch(b))
 	require.Zero(t, w.delivered)
 	require.Equal(t, uint64(40), in.Counters.Dropped(InEarly), "before both hellos")
-	port.SetReady()
+	port.SetReady(0)
 	fill()
 	require.NoError(t, in.Batch(b))
 	require.Equal(t, 20, w.delivered)
@@ -177,8 +198,8 @@ func TestTaggedFrameMustFitToo(t *testing.T) {
 	o.Batch(batch(append(f, make([]byte, 96)...)))
 	require.Equal(t, 115, w.bytes)
 	o.Batch(batch(append(f, make([]byte, 97)...)))
-	require.Equal(t, 115, w.bytes)
-	require.Equal(t, uint64(1), o.Counters.Dropped(OutTooLong))
+	require.Equal(t, 115+115+2*fragmentHeader, w.bytes, "in two")
+	require.Equal(t, 3, w.sent)
 }
 
 // A link may take more than the peer's device does: a super-frame is cut for both.
@@ -253,6 +274,36 @@ func TestTriggerReasons(t *testing.T) {
 	}
 }
 
+func TestEarly(t *testing.T) {
+	for name, c := range map[string]struct {
+		proto   bypass.Proto
+		verdict bypass.Verdict
+		packets int // of size bytes each, one out, one in, and so on
+		size    int
+		early   bool
+	}{
+		"TCP at once":                 {bypass.TCP, bypass.Verdict{}, 0, 0, false},
+		"TCP before its bytes":        {bypass.TCP, bypass.Verdict{After: 1000, Packets: 1}, 9, 111, true},
+		"TCP after its bytes":         {bypass.TCP, bypass.Verdict{After: 1000, Packets: 100}, 10, 100, false},
+		"UDP, a question and answer":  {bypass.UDP, bypass.Verdict{}, 2, 500, true},
+		"UDP, one packet short":       {bypass.UDP, bypass.Verdict{}, bypass.DefaultUDPPackets - 1, 100, true},
+		"UDP after its packets":       {bypass.UDP, bypass.Verdict{}, bypass.DefaultUDPPackets, 100, false},
+		"UDP after its bytes":         {bypass.UDP, bypass.Verdict{}, 2, bypass.DefaultUDPBytes / 2, false},
+		"UDP at once":                 {bypass.UDP, bypass.Verdict{Packets: 1}, 1, 1, false},
+		"UDP, more packets":           {bypass.UDP, bypass.Verdict{Packets: 100}, 99, 100, true},
+		"UDP, more packets, by bytes": {bypass.UDP, bypass.Verdict{Packets: 100, After: 5000}, 50, 100, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := bypass.Flow{Proto: c.proto, Src: netip.AddrPortFrom(ipHere, 1), Dst: netip.AddrPortFrom(ipThere, 2)}
+			e, _ := flowtable.New(0).Track(f, time.Now())
+			for i := range c.packets {
+				[]*flowtable.Counter{&e.Out, &e.In}[i%2].Add(c.size)
+			}
+			require.Equal(t, c.early, early(e, c.verdict))
+		})
+	}
+}
+
 func opened(o *Out, f bypass.Flow) {
 	e, _ := o.Flows.Track(f, time.Now())
 	e.SetOpened(flowtable.OpenedThere)
@@ -298,7 +349,7 @@ func BenchmarkOut(b *testing.B) {
 func BenchmarkIn(b *testing.B) {
 	w := &wire{peer: peerID, mtu: 1400}
 	port := NewPort(w)
-	port.SetReady()
+	port.SetReady(0)
 	in := NewIn(InConfig{Shared: shared(b, port), Port: port, Writer: NewWriter(w), Flush: func() error { return nil }})
 	d := append([]byte{control.KindFrame}, tcp(macThere, macHere, ipThere, ipHere, 0x10, 1300)...)
 	batch := tap.NewBatch(64, 1<<17)

@@ -50,12 +50,19 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 		e.SetReason(bypass.ReasonDetached) // the switch does not know it
 	case o.early:
 		e.SetReason(bypass.ReasonQueued)
-	case v.After > 0 && e.Total()-e.Ask.Base < v.After:
+	case early(e, v):
 		e.SetReason(bypass.ReasonThreshold)
 	case o.due(e):
-		return o.request(e, frame, f, from, to)
+		return o.request(e, v, frame, f, from, to)
 	}
 	return false
+}
+
+// early tells whether a flow has not carried enough yet for its verdict. It has no opener if it is
+// UDP's: then both ends count both ways, and the end whose packet reaches the threshold asks,
+// which is the sender if nothing comes back. If both do at once, the transaction settles it.
+func early(e *flowtable.Entry, v bypass.Verdict) bool {
+	return !v.Due(e.Proto(), e.Packets(), e.Total()-e.Ask.Base)
 }
 
 // verdict asks the policy when it, or what it goes by, is another than last time.
@@ -63,16 +70,18 @@ func (o *Out) verdict(e *flowtable.Entry, from, to *l2.Station) bypass.Verdict {
 	policy, generation := o.Trigger.Policy()
 	a := &e.Ask
 	ends := flowtable.Ends{Peer: to.Peer, LocalTag: from.Tag, PeerTag: to.Tag}
-	if a.Generation != 0 && a.Generation == generation && a.Ends.Value() == ends {
-		return a.Verdict
+	if a.Answer != (unique.Handle[flowtable.Answer]{}) {
+		if last := a.Answer.Value(); last.Generation == generation && last.Ends == ends {
+			return last.Verdict
+		}
 	}
-	a.Verdict = policy(bypass.Request{
+	v := policy(bypass.Request{
 		Flow: e.Flow(), Network: o.Trigger.Network, Peer: to.Peer,
 		LocalTag: from.Tag, PeerTag: to.Tag, Initiator: true,
 	})
-	a.Generation, a.Ends = generation, unique.Make(ends)
+	a.Answer = unique.Make(flowtable.Answer{Ends: ends, Generation: generation, Verdict: v})
 	a.Next = 0
-	return a.Verdict
+	return v
 }
 
 // due limits how often the Member is asked for one flow.
@@ -86,8 +95,7 @@ func (o *Out) due(e *flowtable.Entry) bool {
 	return true
 }
 
-func (o *Out) request(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station) (held bool) {
-	v := e.Ask.Verdict
+func (o *Out) request(e *flowtable.Entry, v bypass.Verdict, frame []byte, f tap.Offload, from, to *l2.Station) (held bool) {
 	if s, known := o.Trigger.Asker.Status(e.Flow()); known && s.State == bypass.OnOverlay && s.RetryAt.After(o.now) {
 		return false // it failed recently: nobody would come for a held frame
 	}

@@ -30,7 +30,19 @@ const (
 	tcpSYN = 0x02
 	tcpRST = 0x04
 	tcpPSH = 0x08
+	tcpURG = 0x20
 	tcpCWR = 0x80
+)
+
+// TCP options whose meaning does not depend on where a segment ends.
+const (
+	tcpOptionEnd        = 0
+	tcpOptionNop        = 1
+	tcpOptionSACK       = 5
+	tcpOptionTimestamps = 8
+	tcpOptionMPTCP      = 30
+
+	tcpChecksumOffset = 16
 )
 
 // headers says where things are in a super-frame. Every offset was checked

@@ -5,6 +5,7 @@ package seg_test
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -91,6 +92,9 @@ func sendUDP(t *testing.T, v6 bool, c tap.LinuxConfig) (frames [][]byte) {
 			payload[i] = byte(i * i >> 3)
 		}
 		_, err = s.Write(payload)
+		if errors.Is(err, unix.EIO) {
+			itest.NotOn(t, itest.System, "user-mode-linux is 6.1, and before 6.11 no kernel cuts UDP for a device that does no checksums")
+		}
 		require.NoError(t, err)
 		frames = readUDP(t, d, len(payload))
 	})

@@ -13,6 +13,7 @@ func meterCases() []conformanceCase {
 	return []conformanceCase{
 		{"meter dump returns what was written", caseMeterDump},
 		{"meter drops what is over its rate", caseMeterRate},
+		{"meter in a later table spares what is done before", caseMeterLater},
 		{"meter delete removes its flows", caseMeterDelete},
 		{"refusals of meters", caseRefusedMeters},
 	}
@@ -72,6 +73,31 @@ func caseMeterRate(e *env) {
 	require.Positive(e.t, passed)
 	require.LessOrEqual(e.t, passed, most)
 	require.EqualValues(e.t, 200, e.flows(ofctl.FlowFilter{Match: ofctl.TCP4()})[0].Packets, "a flow counts what its meter drops")
+}
+
+// caseMeterLater: all frames are forwarded, and some come up besides.
+func caseMeterLater(e *env) {
+	w := e.watch(e.sw)
+	e.apply(ofctl.MeterMod{Meter: ofctl.Meter{ID: 3, Rate: 10, Burst: 40}})
+	e.add(
+		ofctl.Flow{Match: ofctl.TCP4(), Apply: []ofctl.Action{ofctl.Normal()}, Goto: 1},
+		ofctl.Flow{Table: 1, Cookie: 0x77, Meter: 3, Apply: []ofctl.Action{ofctl.ToController(0xffff)}},
+	)
+	e.h.SetTag(e.p[2], 9)
+	e.h.SetTag(e.p[3], 9)
+	start := time.Now()
+	for range 200 {
+		e.send(0, tcpAB(1, 80, "x"))
+	}
+	for range 200 {
+		e.want(1, tcpAB(1, 80, "x"))
+	}
+	came := 0
+	for w.sees(tcpAB(1, 80, "x"), 500*time.Millisecond) {
+		came++
+	}
+	require.Positive(e.t, came)
+	require.LessOrEqual(e.t, came, 2*(40+int(10*time.Since(start).Seconds())+1))
 }
 
 func caseMeterDelete(e *env) {

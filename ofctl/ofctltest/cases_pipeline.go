@@ -207,6 +207,21 @@ func caseMatchFragments(e *env) {
 	e.reaches(3, ip4(protoTCP, ipA, ipB, 0x2000, tcp(1, 80, "first fragment")))
 	e.reaches(3, ip4(protoTCP, ipA, ipB, 0x2064, tcp(1, 80, "middle fragment")))
 	e.reaches(3, ip4(protoTCP, ipA, ipB, 0x0064, tcp(1, 80, "last fragment")))
+
+	a, b := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}
+	fragment := func(offset byte, data string) []byte {
+		return ip6(44, a, b, slices.Concat([]byte{protoTCP, 0, 0, offset, 0, 0, 0, 9}, tcp(1, 80, data)))
+	}
+	e.add(
+		ofctl.Flow{Priority: 3, Match: ofctl.TCP6(ofctl.NotFragment(), ofctl.TCPDst(80)), Apply: e.to(1)},
+		ofctl.Flow{Priority: 2, Match: ofctl.TCP6(ofctl.TCPDst(80)), Apply: e.to(2)},
+		ofctl.Flow{Priority: 1, Match: ofctl.IP6(), Apply: e.to(3)},
+	)
+	e.reaches(1, summed(ip6(protoTCP, a, b, tcp(1, 80, "whole"))))
+	e.reaches(3, fragment(1, "first fragment"))
+	e.reaches(3, fragment(8|1, "middle fragment"))
+	e.reaches(3, fragment(8, "last fragment"))
+	e.reaches(1, fragment(0, "atomic fragment: none"))
 }
 
 // arp is an ARP frame, as A would broadcast it.
@@ -240,6 +255,19 @@ func caseMatchICMP(e *env) {
 	e.reaches(0, icmp(3, 3))
 	e.reaches(2, icmp(8, 0))
 	e.reaches(0, tcpAB(3<<8|4, 8, "x"))
+
+	a, b := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}
+	icmp6 := func(typ, code byte) []byte {
+		return summed(ip6(protoICMP6, a, b, []byte{typ, code, 0, 0, 0, 0, 5, 0xdc, 1, 2, 3, 4}))
+	}
+	e.add(
+		ofctl.Flow{Match: ofctl.ICMP6(ofctl.ICMP6Type(2), ofctl.ICMP6Code(0)), Apply: e.to(1)},
+		ofctl.Flow{Match: ofctl.ICMP6(ofctl.ICMP6Type(1)), Apply: e.to(2)},
+	)
+	e.reaches(1, icmp6(2, 0))
+	e.reaches(0, icmp6(2, 1))
+	e.reaches(2, icmp6(1, 4))
+	e.reaches(0, icmp6(3, 0))
 }
 
 func caseMatchIPv6(e *env) {

@@ -17,6 +17,9 @@ func rewriteCases() []conformanceCase {
 		{"UDP checksum 0 stays 0", caseUDPZero},
 		{"UDP checksum that becomes 0 is sent as 0xffff", caseUDPFFFF},
 		{"set_field rewrites TCP over IPv6", caseRewriteTCP6},
+		{"set_field rewrites UDP over IPv6", caseRewriteUDP6},
+		{"set_field rewrites what is behind IPv6 extension headers", caseRewriteExtensions},
+		{"an atomic fragment is as it was when it is rewritten back", caseRewriteAtomic},
 		{"set_field rewrites ICMP addresses", caseRewriteICMP},
 		{"set_field of DSCP, ECN and TTL", caseRewriteTOS},
 		{"dec_ttl", caseDecTTL},
@@ -78,9 +81,70 @@ func caseUDPFFFF(e *env) {
 
 func caseRewriteTCP6(e *env) {
 	a, b, c := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}, [16]byte{0xfd, 1, 2, 3, 15: 0x33}
-	match := ofctl.Match{ofctl.EthType(etherIPv6), ofctl.IPProto(protoTCP), ofctl.IPv6Dst(prefix("fd00::/16"))}
-	e.rewrites(match, sets(ofctl.IPv6Src(prefix("fd00::2/128")), ofctl.IPv6Dst(prefix("fd01:203::33/128")), ofctl.TCPDst(443)),
+	e.rewrites(ofctl.TCP6(ofctl.IPv6Dst(prefix("fd00::/16"))), sets(ofctl.IPv6Src(prefix("fd00::2/128")), ofctl.IPv6Dst(prefix("fd01:203::33/128")), ofctl.TCPDst(443)),
 		summed(ip6(protoTCP, a, b, tcp(1000, 80, "data"))), summed(ip6(protoTCP, b, c, tcp(1000, 443, "data"))))
+}
+
+// caseRewriteUDP6: also when the checksum comes out as 0, or is 0 though it must not be
+// (RFC 8200, section 8.1): then it stays so.
+func caseRewriteUDP6(e *env) {
+	a, b, c := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}, [16]byte{0xfd, 1, 2, 3, 15: 0x33}
+	as := sets(ofctl.IPv6Src(prefix("fd00::2/128")), ofctl.IPv6Dst(prefix("fd01:203::33/128")), ofctl.UDPSrc(61000), ofctl.UDPDst(62000))
+	e.rewrites(ofctl.UDP6(ofctl.NotFragment()), as,
+		summed(ip6(protoUDP, a, b, udp(1000, 53, "data!"))), summed(ip6(protoUDP, b, c, udp(61000, 62000, "data!"))))
+	zero := summed(ip6(protoUDP, b, c, udp(61000, 62000, "\x00\x00data")))
+	p := newPacket(zero, 0)
+	copy(zero[p.l4+8:], zero[p.sum:p.sum+2]) // then all the rest sums to 0xffff
+	zero = summed(zero)
+	require.Equal(e.t, []byte{0xff, 0xff}, zero[p.sum:p.sum+2])
+	e.rewrites(ofctl.UDP6(ofctl.NotFragment()), as, summed(ip6(protoUDP, a, b, udp(1000, 53, string(zero[p.l4+8:])))), zero)
+	e.rewrites(ofctl.UDP6(ofctl.NotFragment()), as,
+		ip6(protoUDP, a, b, udp(1000, 53, "data")), ip6(protoUDP, b, c, udp(61000, 62000, "data")))
+}
+
+// caseRewriteExtensions: a switch looks through extension headers, and a flow cannot say
+// that it must not. So it matters that it rewrites what is behind them rightly.
+func caseRewriteExtensions(e *env) {
+	a, b, c := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}, [16]byte{0xfd, 1, 2, 3, 15: 0x33}
+	chains := map[string]struct {
+		first byte
+		bytes []byte
+	}{
+		"hop-by-hop":           {0, []byte{protoTCP, 0, 1, 4, 0, 0, 0, 0}},
+		"destination options":  {60, []byte{protoTCP, 0, 1, 4, 0, 0, 0, 0}},
+		"routing, at its end":  {43, []byte{protoTCP, 0, 4, 0, 0, 0, 0, 0}},
+		"authentication":       {51, []byte{protoTCP, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 9, 9, 9, 9}},
+		"two":                  {0, []byte{60, 0, 1, 4, 0, 0, 0, 0, protoTCP, 0, 1, 4, 0, 0, 0, 0}},
+		"longer than a header": {60, append([]byte{protoTCP, 1, 1, 12}, make([]byte, 12)...)},
+	}
+	for name, chain := range chains {
+		e.t.Log(name)
+		e.rewrites(ofctl.TCP6(ofctl.NotFragment(), ofctl.TCPDst(80)),
+			sets(ofctl.IPv6Src(prefix("fd00::2/128")), ofctl.IPv6Dst(prefix("fd01:203::33/128")), ofctl.TCPDst(443)),
+			summed(ip6(chain.first, a, b, append(slices.Clone(chain.bytes), tcp(1000, 80, "data")...))),
+			summed(ip6(chain.first, b, c, append(slices.Clone(chain.bytes), tcp(1000, 443, "data")...))))
+	}
+}
+
+// caseRewriteAtomic: Open vSwitch takes an atomic fragment (RFC 6946) for no fragment when
+// it matches, and (in user space, 3.1) for one when it sets IPv6 addresses: then it leaves
+// the checksum behind. What undoes the rewriting undoes that.
+func caseRewriteAtomic(e *env) {
+	a, b := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}
+	frame := summed(ip6(44, a, b, append([]byte{protoTCP, 0, 0, 0, 0, 0, 0, 7}, tcp(1000, 80, "data")...)))
+	e.add(
+		ofctl.Flow{Match: ofctl.TCP6(ofctl.NotFragment(), ofctl.InPort(e.p[0]), ofctl.TCPDst(80)), Apply: append(sets(
+			ofctl.IPv6Src(prefix("fd00::2/128")), ofctl.IPv6Dst(prefix("fd01:203::33/128")), ofctl.TCPDst(443)), e.to(1)...)},
+		ofctl.Flow{Match: ofctl.TCP6(ofctl.NotFragment(), ofctl.InPort(e.p[2]), ofctl.TCPDst(443)), Apply: append(sets(
+			ofctl.IPv6Src(prefix("fd00::1/128")), ofctl.IPv6Dst(prefix("fd00::2/128")), ofctl.TCPDst(80)), e.to(3)...)},
+	)
+	e.send(0, frame)
+	out := e.h.Expect(e.p[1], patience)
+	require.NotNil(e.t, out)
+	require.Equal(e.t, frame[:22], out[:22])
+	require.NotEqual(e.t, frame[22:54], out[22:54])
+	e.send(2, out)
+	e.want(3, frame)
 }
 
 func caseRewriteICMP(e *env) {

@@ -18,7 +18,7 @@ func randomFlow(r *rand.Rand) ofctl.Flow {
 	f := ofctl.Flow{
 		Table: uint8(r.IntN(4)), Priority: uint16(r.IntN(8)), Clear: r.IntN(8) == 0,
 		Match: pick(nil, ofctl.IP4(), ofctl.TCP4(), ofctl.UDP4(), ofctl.ICMP4(), ofctl.ARP(),
-			ofctl.Match{ofctl.EthType(etherIPv6)}, ofctl.Match{ofctl.EthType(etherIPv6), ofctl.IPProto(protoTCP)},
+			ofctl.IP6(), ofctl.TCP6(), ofctl.UDP6(ofctl.NotFragment()), ofctl.ICMP6(ofctl.ICMP6Type(2)),
 			ofctl.Match{ofctl.VLAN(uint16(r.IntN(4)))}, ofctl.Match{ofctl.Untagged()}, ofctl.Match{ofctl.InPort(1)},
 			ofctl.TCP4(ofctl.NotFragment()), ofctl.TCP4(ofctl.PortRange(ofctl.TCPDst(0x8000), 0x8000))),
 	}
@@ -65,6 +65,8 @@ func FuzzInput(f *testing.F) {
 		ip4(protoTCP, ipA, ipB, 0x2000, tcp(1, 80, "fragment")), ip4(protoUDP, ipA, ipB, 0x0010, []byte("later")),
 		summed(ip6(protoTCP, v6, v6, tcp(1, 2, "x"))), summed(ip6(protoUDP, v6, v6, udp(1, 2, "x"))), tcpAB(1, 2, "")[:40],
 		summed(ip4(protoICMP, ipA, ipB, 0, []byte{8, 0, 0, 0, 0, 1, 0, 2, 'p', 'i', 'n', 'g'})),
+		summed(ip6(protoICMP6, v6, v6, []byte{2, 0, 0, 0, 0, 0, 5, 0, 0x60, 0})), ip6(44, v6, v6, append([]byte{6, 0, 0, 1, 0, 0, 0, 9}, tcp(1, 2, "x")...)),
+		summed(ip6(51, v6, v6, append([]byte{6, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 9, 9, 9, 9}, tcp(1, 2, "x")...))),
 		ip6(0, v6, v6, []byte{44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9}), {1, 2, 3}, nil,
 	} {
 		for seed := range uint64(20) {

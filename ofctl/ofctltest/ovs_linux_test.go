@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/viasnet/vias/internal/itest"
 	"github.com/viasnet/vias/internal/ovstest"
 	"github.com/viasnet/vias/ofctl"
 )
@@ -62,7 +63,7 @@ func newOVSHarness(t *testing.T, ovs *ovstest.Switch, bridge string) *ovsHarness
 		t: t, ovs: ovs, bridge: bridge, address: ovs.Mgmt(bridge),
 		names: make(map[uint32]string), taps: make(map[uint32]*os.File), out: make(map[uint32]chan []byte),
 	}
-	args := []string{"add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=netdev", "fail-mode=secure"}
+	args := []string{"add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=" + itest.BridgeType(t), "fail-mode=secure"}
 	for i := range 4 {
 		no, name := uint32(i+1), fmt.Sprint(bridge, "p", i)
 		h.ports, h.names[no], h.out[no] = append(h.ports, no), name, make(chan []byte, 256)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/viasnet/vias/internal/itest"
 	"github.com/viasnet/vias/internal/ovstest"
 	"github.com/viasnet/vias/ofctl"
 	"github.com/viasnet/vias/ofctl/ovs"
@@ -37,7 +38,7 @@ func (r *recorder) exec(_ context.Context, name string, args ...string) ([]byte,
 func TestEnsureBridgeIsOneTransaction(t *testing.T) {
 	r := &recorder{answers: map[string]string{"list-br": "other\n"}}
 	c := ovs.New(ovs.Config{Exec: r.exec, DB: "unix:/x/db.sock", RunDir: "/x"})
-	made, err := c.EnsureBridge(t.Context(), ovs.Bridge{Name: "br0", DatapathType: "netdev", FailMode: "secure",
+	made, err := c.EnsureBridge(t.Context(), ovs.Bridge{Name: "br0", DatapathType: itest.BridgeType(t), FailMode: "secure",
 		HWAddr: [6]byte{2, 0, 0, 0, 0, 1}, Trunks: []uint16{0}, ExternalIDs: map[string]string{"b": `q"`, "a": "1"}})
 	require.NoError(t, err)
 	require.True(t, made)
@@ -82,7 +83,7 @@ func TestIntegrationBridgeAndPorts(t *testing.T) {
 	s := ovstest.Start(t)
 	c := ovs.New(ovs.Config{RunDir: s.Dir(), DB: s.DB()})
 	ctx, mac := t.Context(), [6]byte{2, 0, 0, 0, 0, 7}
-	bridge := ovs.Bridge{Name: "br0", DatapathType: "netdev", FailMode: "secure", HWAddr: mac, Trunks: []uint16{0}}
+	bridge := ovs.Bridge{Name: "br0", DatapathType: itest.BridgeType(t), FailMode: "secure", HWAddr: mac, Trunks: []uint16{0}}
 	made, err := c.EnsureBridge(ctx, bridge)
 	require.NoError(t, err)
 	require.True(t, made)
@@ -104,7 +105,7 @@ func TestIntegrationBridgeAndPorts(t *testing.T) {
 	_, err = c.OFPort(ctx, "none")
 	require.ErrorContains(t, err, "no row")
 
-	s.MustVsctl("add-port", "br0", "theirs", "--", "set", "interface", "theirs", "type=internal", "--", "add-br", "br1", "--", "set", "bridge", "br1", "datapath_type=netdev")
+	s.MustVsctl("add-port", "br0", "theirs", "--", "set", "interface", "theirs", "type=internal", "--", "add-br", "br1", "--", "set", "bridge", "br1", "datapath_type="+itest.BridgeType(t))
 	_, err = c.EnsurePort(ctx, "br0", ovs.Port{Name: "theirs", Trunks: []uint16{0, 9}})
 	require.NoError(t, err)
 	require.Equal(t, "[0, 9]", s.MustVsctl("get", "port", "theirs", "trunks"))
@@ -125,7 +126,7 @@ func TestIntegrationBridgeAndPorts(t *testing.T) {
 func TestIntegrationWitness(t *testing.T) {
 	s := ovstest.Start(t)
 	c := ovs.New(ovs.Config{RunDir: s.Dir(), DB: s.DB()})
-	_, err := c.EnsureBridge(t.Context(), ovs.Bridge{Name: "br0", DatapathType: "netdev", FailMode: "secure"})
+	_, err := c.EnsureBridge(t.Context(), ovs.Bridge{Name: "br0", DatapathType: itest.BridgeType(t), FailMode: "secure"})
 	require.NoError(t, err)
 	sw, err := ofctl.Dial(t.Context(), c.Mgmt("br0"), ofctl.Config{})
 	require.NoError(t, err)
