@@ -78,8 +78,8 @@ func (k *talk) ends() [2]syscall.Conn {
 }
 
 // finish ends it and requires that it arrived whole: every byte of TCP, and of UDP nothing
-// but what was sent, once. Datagrams are lost while a path is silent that nobody has left
-// yet, which on a busy machine happens by itself; most must arrive.
+// but what was sent, once. Datagrams are lost while a switch of a busy machine does not
+// run, and while a path is silent that nobody has left yet; most must arrive.
 func (s *system) finish(k *talk) {
 	s.t.Helper()
 	if !k.UDP {
