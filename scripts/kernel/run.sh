@@ -50,6 +50,7 @@ trap finish EXIT
 trap 'finish; exit 130' INT
 trap 'finish; exit 143' TERM
 mkdir "$work/bin" "$work/out" "$work/uml"
+: >"$work/console"
 
 packages=${PACKAGES:-$(cut -d' ' -f1 <<<"$all")}
 for p in $packages; do
