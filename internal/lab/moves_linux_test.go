@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/viasnet/vias/internal/itest"
 	"github.com/viasnet/vias/internal/nodeapi"
 	"github.com/viasnet/vias/internal/nodecfg"
 )
@@ -32,19 +30,13 @@ const (
 
 func newMigration(t *testing.T) *migration {
 	t.Helper()
-	itest.Require(t, append(programs(), "go")...)
-	cfg := testConfig(t, testRoot(t))
-	cfg.Hosts = 3
-	l, err := Up(t.Context(), cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, l.Down(context.Background())) })
-	s := &system{Lab: l, t: t, live: map[tuple]bool{}}
-	t.Cleanup(s.explain)
+	s := newSystemOf(t, func(cfg *Config) { cfg.Hosts = 3 })
 	m := &migration{system: s, guest: s.guest(1, 1), streams: map[int]*stream{}}
 	require.NoError(t, s.startNodesAs(t.Context(), s.buildNode(), func(_ *Host, c *nodecfg.Config) {
 		c.Policy = nodecfg.Policy{Default: nodecfg.Bypass}
 	}))
 	for host, other := range map[int]Container{1: s.guest(1, 2), 2: s.guest(2, 1), 3: s.guest(3, 1)} {
+		var err error
 		m.streams[host], err = startStreamBetween(other, m.guest, Kind{}, migrationPort)
 		require.NoError(t, err)
 		t.Cleanup(m.streams[host].abort)
@@ -72,7 +64,7 @@ func (m *migration) carry(from, to int) {
 	require.NoError(m.t, m.ips(m.t.Context(), m.hosts[from-1].Namespace,
 		fmt.Sprintf("link set %s netns %s name %s", a.Port, m.hosts[to-1].Namespace, b.Port)))
 	require.NoError(m.t, m.ip(m.t.Context(), m.hosts[to-1].Namespace, fmt.Sprintf("link set %s up", b.Port)))
-	_, err = m.OVS(to).Vsctl(m.t.Context(), access(b.Port, b.Ofport)[1:]...)
+	_, err = m.OVS(to).Vsctl(m.t.Context(), append(access(b.Port, b.Ofport)[1:], strings.Fields(m.cfg.Datapath.port())...)...)
 	require.NoError(m.t, err)
 }
 
