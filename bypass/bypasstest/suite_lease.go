@@ -42,15 +42,15 @@ func leaseCases() []datapathCase {
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 		}},
 		{"renewing a lease keeps it", func(e *env) {
-			e.bypassed(lease(4*time.Second, 4*time.Second))
-			e.pass(2500 * time.Millisecond)
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(6*time.Second, 6*time.Second)}})
-			e.pass(2500 * time.Millisecond)
+			e.bypassed(lease(6*time.Second, 6*time.Second))
+			e.pass(3500 * time.Millisecond)
+			e.apply(bypass.Change{Leases: []bypass.Lease{lease(10*time.Second, 10*time.Second)}})
+			e.pass(3500 * time.Millisecond)
 			e.expect(WorkloadA, sent(), Uplink, e.onWire())
 			e.expect(Uplink, arriving(), WorkloadA, delivered())
 			e.noEvent()
 			require.Len(e.t, e.rules(), 2)
-			e.pass(5 * time.Second)
+			e.pass(7500 * time.Millisecond)
 			e.plain(WorkloadA, sent())
 			require.Empty(e.t, e.rules())
 		}},

@@ -99,7 +99,7 @@ func caseDeadRun(e *env) {
 
 // caseRanOut: a process that was stalled for longer than a lease learns what it lost.
 func caseRanOut(e *env) {
-	others := e.both(lease(2*time.Second, 2*time.Second))
+	others := e.both(lease(4*time.Second, 4*time.Second))
 	lost := map[bypass.Event]bool{e.event(): true, e.event(): true}
 	require.Equal(e.t, map[bypass.Event]bool{
 		bypass.RuleLost{ID: 1, Direction: bypass.Outbound}: true,
@@ -132,9 +132,9 @@ func caseEnded(e *env) {
 func caseOtherProtocol(e *env) {
 	udp := lease(long, long)
 	udp.Proto = bypass.UDP
-	e.bypassed(lease(time.Second, time.Second))
+	e.bypassed(lease(3*time.Second, 3*time.Second)) // time for what follows on a slow machine
 	e.apply(bypass.Change{Leases: []bypass.Lease{udp}})
-	e.pass(3 * time.Second)
+	e.pass(5 * time.Second)
 	e.plain(WorkloadA, sent())
 	require.Len(e.t, e.rules(), 2)
 	udp.Outbound, udp.Inbound = 0, 0

@@ -28,6 +28,7 @@ type ovsBench struct {
 	br     string
 	mgmt   string
 	uplink string
+	links  []string // each with a peer, of which x and its name is the name
 	ports  [5]uint32
 	fds    [5]int
 }
@@ -44,6 +45,7 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 		if i > 0 {
 			name += strconv.Itoa(n)
 		}
+		b.links = append(b.links, name)
 		ovs.IP("-n", ovs.Netns, "link", "add", name, "type", "veth", "peer", "name", "x"+name)
 		ovs.IP("-n", ovs.Netns, "link", "set", name, "up")
 		ovs.IP("-n", ovs.Netns, "link", "set", "x"+name, "up")
@@ -57,10 +59,7 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 			"--", "set", "interface", name, "ofport_request="+strconv.Itoa(i+1))
 	}
 	ovs.MustVsctl(args...)
-	for i, name := range names {
-		if i > 0 {
-			name += strconv.Itoa(n)
-		}
+	for i, name := range b.links {
 		require.Equal(t, strconv.Itoa(i+1), ovs.MustVsctl("get", "interface", name, "ofport"))
 	}
 	ovs.IP("-n", ovs.Netns, "link", "set", b.br, "up")
@@ -68,8 +67,15 @@ func newOVSBench(t testing.TB, ovs *ovstest.Switch, n int) *ovsBench {
 	b.fds[bypasstest.Stack] = packetSocket(t, ovs.Netns, b.br)
 	sw, err := b.dial(context.Background())
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, sw.Close()) })
 	b.sw = sw
+	t.Cleanup(func() {
+		require.NoError(t, sw.Close())
+		// The switch looks at all its bridges whenever one changes.
+		ovs.MustVsctl("del-br", b.br)
+		for _, name := range b.links {
+			ovs.IP("-n", ovs.Netns, "link", "del", name)
+		}
+	})
 	return b
 }
 

@@ -33,6 +33,7 @@ type datagrams struct {
 type shots struct {
 	name     string
 	from, to *net.UDPConn
+	size     int // of each
 	seed     maphash.Seed
 	payload  []byte // of which each datagram has a part
 
@@ -65,12 +66,14 @@ func (t tally) whole() error {
 
 const (
 	datagramSize = 1200 // QUIC's least (RFC 9000)
-	warmRate     = 500  // a second, before a measurement
+	mostDatagram = 9 << 10
+	warmRate     = 500 // a second, before a measurement
 	socketBuffer = 8 << 20
 )
 
-// startDatagrams opens both ends, the server's at that port, and sends at warmRate.
-func (l *Lab) startDatagrams(k Kind, port uint16) (*datagrams, error) {
+// startDatagrams opens both ends, the server's at that port, and sends datagrams of that
+// size at warmRate. The guests' kernels do not fragment them.
+func (l *Lab) startDatagrams(k Kind, port uint16, size int) (*datagrams, error) {
 	a, b := l.hosts[0].Containers[0], l.hosts[1].Containers[0]
 	k.UDP = true
 	at := netip.AddrPortFrom(b.addr(k), port)
@@ -91,35 +94,46 @@ func (l *Lab) startDatagrams(k Kind, port uint16) (*datagrams, error) {
 		}
 		return nil, fmt.Errorf("lab: datagrams: %w", err)
 	}
-	return converse(client, server), nil
+	return converse(client, server, size), nil
 }
 
 // converse starts a conversation between two connected sockets, which it owns.
-func converse(client, server *net.UDPConn) *datagrams {
+func converse(client, server *net.UDPConn, size int) *datagrams {
 	d := &datagrams{client: client, server: server, stop: make(chan struct{})}
 	d.rate.Store(warmRate)
 	d.courses = [2]*shots{{name: "there", from: client, to: server}, {name: "back", from: server, to: client}}
 	for _, c := range d.courses {
-		c.seed, c.payload = maphash.MakeSeed(), make([]byte, 64<<10+datagramSize)
+		c.size, c.seed, c.payload = min(size, mostDatagram), maphash.MakeSeed(), make([]byte, 64<<10+mostDatagram)
 		_, _ = rand.Read(c.payload) // never fails (crypto/rand)
-		c.note(enlarge(c.to))
+		c.note(tuneUDP(c.to))
 		d.senders.Go(func() { c.note(c.send(&d.rate, d.stop)) })
 		d.wg.Go(func() { c.note(c.receive()) })
 	}
 	return d
 }
 
-// enlarge makes room for bursts that a busy machine does not read in time.
-func enlarge(c *net.UDPConn) error {
+// tuneUDP makes room for bursts that a busy machine does not read in time, and forbids
+// fragments, whatever the kernel learns of the path.
+func tuneUDP(c *net.UDPConn) error {
+	return control(c, func(fd int) error {
+		if c.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
+			return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer),
+				unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE))
+		}
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE))
+	})
+}
+
+// control runs f on a socket's descriptor.
+func control(c syscall.Conn, f func(fd int) error) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var set error
-	err = raw.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
-	})
-	return errors.Join(err, set)
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = f(int(fd)) })
+	return errors.Join(err, inner)
 }
 
 // send sends what is due each millisecond.
@@ -127,7 +141,7 @@ func (c *shots) send(rate *atomic.Int64, stop <-chan struct{}) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	last, due := time.Now(), 0.0
-	for b := make([]byte, datagramSize); ; {
+	for b := make([]byte, c.size); ; {
 		var now time.Time
 		select {
 		case now = <-tick.C:
@@ -164,7 +178,7 @@ func (c *shots) fill(b []byte) {
 }
 
 func (c *shots) receive() error {
-	b := make([]byte, datagramSize+1)
+	b := make([]byte, c.size+1)
 	for {
 		n, err := c.to.Read(b)
 		switch {
@@ -183,7 +197,7 @@ func (c *shots) arrived(b []byte) {
 	defer c.mu.Unlock()
 	c.latest = time.Now()
 	nr := uint64(len(c.sums))
-	if len(b) == datagramSize {
+	if len(b) == c.size {
 		nr = binary.BigEndian.Uint64(b)
 	}
 	switch {

@@ -41,7 +41,7 @@ func mangled(t *testing.T, mangle func(nr byte, b []byte) [][]byte) *datagrams {
 	}
 	go carry(a, b, server, mangle)
 	go carry(b, a, client, func(_ byte, b []byte) [][]byte { return [][]byte{b} })
-	d := converse(client, server)
+	d := converse(client, server, datagramSize)
 	t.Cleanup(func() {
 		d.abort()
 		_, _ = a.Close(), b.Close()

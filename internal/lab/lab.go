@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/viasnet/vias/tap"
 )
@@ -33,6 +34,8 @@ type Config struct {
 	MTU int
 	// UnderlayMTU is that of the provider's network; 0 = 1500.
 	UnderlayMTU int
+	// MaxRTT is the longest round trip of a path that nodes prove; 0 = 50 ms.
+	MaxRTT time.Duration
 	// Root holds the directory of each lab; "" = /run/vias-lab.
 	Root string
 	// Logger tells each step; nil = silent.
@@ -138,6 +141,9 @@ func (c Config) normal() (Config, error) {
 	}
 	if c.MTU == 0 {
 		c.MTU = min(defaultMTU, c.UnderlayMTU)
+	}
+	if c.MaxRTT == 0 {
+		c.MaxRTT = 50 * time.Millisecond
 	}
 	if c.Sites == nil {
 		c.Sites = []Site{{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 0, 0}), 24)}}

@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 func testConfig(t *testing.T, root string) Config {
 	cfg := testConfigAt(root)
 	cfg.Datapath = Datapath(itest.Datapath(t))
+	if cfg.Datapath == DatapathSystem {
+		cfg.MaxRTT = 400 * time.Millisecond // user-mode-linux has one core, and a slow one
+	}
 	return cfg
 }
 

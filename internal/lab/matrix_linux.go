@@ -96,7 +96,7 @@ func (l *Lab) isToBeHad(ctx context.Context, k Kind) (fail string, err error) {
 // cellUDP runs a conversation, at first slowly: a flow of UDP is bypassed when it is worth it.
 func (l *Lab) cellUDP(ctx context.Context, k Kind, m Mode, cfg MatrixConfig) (c Cell, err error) {
 	p := l.pair(k, m)
-	d, err := l.startDatagrams(k, p.port)
+	d, err := l.startDatagrams(k, p.port, datagramSize)
 	if err != nil {
 		return c, err
 	}

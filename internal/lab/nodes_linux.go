@@ -146,7 +146,7 @@ func (l *Lab) nodeConfig(h *Host) *nodecfg.Config {
 		Policy:   DefaultPolicy(),
 		// Two hosts, their switches and their guests share the cores of one machine:
 		// a probe waits for its turn longer than in any network.
-		Trust:  nodecfg.Trust{MaxRTT: nodecfg.Duration(50 * time.Millisecond)},
+		Trust:  nodecfg.Trust{MaxRTT: nodecfg.Duration(l.cfg.MaxRTT)},
 		Status: h.Status(),
 	}
 	if h.Index == 1 {

@@ -10,12 +10,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 GO=${GO:-go}
-RUN=${RUN:-^TestIntegration}
+RUN=${RUN:-}
 LIMIT=${LIMIT:-900} # seconds, for all of it
 MEM=${MEM:-3G}
 cache=$PWD/.cache/uml
 
-# Each package with its time-out in seconds, and 1 if its tests start Open vSwitch.
+# Each package with its time-out in seconds, 1 if its tests start Open vSwitch, and which
+# tests. Those of whole nodes wait for bounds that user-mode-linux does not keep to on a
+# machine that is busy: RUN=. PACKAGES=./internal/lab tries them all.
 all="./tap 60 0
 ./internal/itest 60 0
 ./internal/seg 120 0
@@ -24,8 +26,7 @@ all="./tap 60 0
 ./ofctl/ovs 60 1
 ./ofctl/ofctltest 180 1
 ./bypass/ofpath 300 1
-./examples/node 180 1
-./internal/lab 420 1"
+./internal/lab 420 1 ^TestIntegration(Lab|LabAfterCrash|LabInterrupted|OVSDRestartAndStop|Capture)$"
 
 die() {
 	echo "kernel: $*" >&2
@@ -50,13 +51,14 @@ trap finish EXIT
 trap 'finish; exit 130' INT
 trap 'finish; exit 143' TERM
 mkdir "$work/bin" "$work/out" "$work/uml"
+: >"$work/console"
 
 packages=${PACKAGES:-$(cut -d' ' -f1 <<<"$all")}
 for p in $packages; do
 	line=$(grep "^$p " <<<"$all") || die "$p has no tests for this: one of" $(cut -d' ' -f1 <<<"$all")
-	echo "${p##*/} ${line#./}"
+	read -r dir timeout switch tests <<<"${line#./}"
+	echo "${p##*/} $dir $timeout $switch ${RUN:-${tests:-^TestIntegration}}"
 done >"$work/list"
-printf %s "$RUN" >"$work/run"
 # Built here: with the host's cache, on all of its cores. No race detector: it needs an
 # address space that user-mode-linux does not have.
 CGO_ENABLED=0 $GO test -c -o "$work/bin/" $packages
@@ -72,7 +74,11 @@ fi
 tmp=/dev/shm
 [ "$(df --output=avail -B1M /dev/shm | tail -1)" -gt 4096 ] || tmp=$work
 
-LD_PRELOAD=$preload TMPDIR=$tmp setsid "$cache/usr/bin/linux.uml" mem="$MEM" \
+# One processor is all it can use. Each system call of the guest goes to and fro between
+# two processes here: on one core that takes half the time, and less where others wait.
+on=(taskset -c "$(awk -F'[-,]' '/^Cpus_allowed_list/ {print $NF}' /proc/self/status | tr -dc 0-9)")
+[ "$(id -u)" != 0 ] || on+=(nice -n -10)
+LD_PRELOAD=$preload TMPDIR=$tmp setsid "${on[@]}" "$cache/usr/bin/linux.uml" mem="$MEM" \
 	root=/dev/root rootfstype=hostfs rootflags=/ ro init="$PWD/scripts/kernel/init.sh" \
 	REPO="$PWD" CACHE="$cache" WORK="$work" uml_dir="$work/uml" umid=vias noreboot \
 	con=null con0=null,fd:1 </dev/null >"$work/console" 2>&1 &
