@@ -75,11 +75,11 @@ type txn struct {
 	id    uint64
 	proof uint64
 	idle  time.Duration
+	tuple fiveTuple // underlay, from here
 	ends  ends
 	hop   uint32
-	lease uint32    // number of the peer's lease
-	rule  uint32    // ID of its rules
-	tuple fiveTuple // underlay, from here
+	lease uint32 // number of the peer's lease
+	rule  uint32 // ID of its rules
 
 	phase     phase
 	initiator bool
