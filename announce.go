@@ -160,6 +160,11 @@ func (n *Network) stationsChanged(c l2.Change) {
 		n.hub.emit(Conflict{x.Claimer, x.Holder, x.MAC, x.IP})
 		n.log.Warn("an announced address is somebody else's", "claimer", x.Claimer.Short(), "holder", x.Holder.Short(), "mac", x.MAC, "ip", x.IP)
 	}
+	for _, s := range c.Freed {
+		if !s.Learned {
+			n.intros.add(s.Name)
+		}
+	}
 	if local {
 		n.told.changed()
 	}

@@ -64,6 +64,9 @@ type endpoint struct {
 // is what a CNI ADD needs, or with ctx's error when that takes too long; then the
 // endpoint is attached to the overlay, and calling again waits again. Before Run,
 // it returns at once and takes effect when Run is called.
+//
+// An endpoint moves to another host by Detach there and Attach here, in either order. As
+// long as both have it, peers find it where they found it before.
 func (n *Network) Attach(ctx context.Context, e Endpoint) error {
 	e.IPs = slices.Clone(e.IPs)
 	for i, ip := range e.IPs {
@@ -107,16 +110,17 @@ func (n *Network) attach(ctx context.Context, e Endpoint) error {
 		}
 	}
 	// The Member must know of it all the same: it is announced.
-	return errors.Join(err, attachMember(ctx, r.member, e))
+	return errors.Join(err, n.attachMember(ctx, r.member, e))
 }
 
-func attachMember(ctx context.Context, m member, e Endpoint) error {
+func (n *Network) attachMember(ctx context.Context, m member, e Endpoint) error {
 	if e.Ofport == 0 {
 		return nil
 	}
 	if err := m.Attach(ctx, e.workload()); err != nil {
 		return fmt.Errorf("ofport %d: %w", e.Ofport, err)
 	}
+	n.intros.add(e.Name)
 	return nil
 }
 
@@ -238,5 +242,5 @@ func (n *Network) attachAgain(ctx context.Context, m member, name string) error 
 	if !had {
 		return nil
 	}
-	return attachMember(ctx, m, e)
+	return n.attachMember(ctx, m, e)
 }

@@ -88,10 +88,10 @@ func (n *Network) guess(x *Explanation, v *l2.View, e *flowtable.Entry) {
 	}
 }
 
-// leaves tells whether an address can stand in a flow that leaves the overlay. Those of a link can
-// not: other workloads may have the same.
+// leaves tells whether an address can stand in a flow that leaves the overlay, as the Classifier does.
+// Those of an IPv6 link cannot: other workloads may have the same.
 func leaves(a netip.Addr) bool {
-	return a.IsValid() && !a.Is4In6() && !a.IsMulticast() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsLinkLocalUnicast()
+	return a.IsValid() && !a.Is4In6() && !a.IsMulticast() && !a.IsUnspecified() && !a.IsLoopback() && (a.Is4() || !a.IsLinkLocalUnicast())
 }
 
 func (n *Network) guessPolicy(x *Explanation, from, to *l2.Station, e *flowtable.Entry) {

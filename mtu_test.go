@@ -3,9 +3,11 @@ package vias
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/viasnet/vias/internal/seg"
 	"github.com/viasnet/vias/overlay/overlaytest"
 	"github.com/viasnet/vias/tap"
 	"github.com/viasnet/vias/tap/taptest"
@@ -60,9 +62,12 @@ func TestPeerMTUBelowOurs(t *testing.T) {
 		require.Equal(t, 1500, a.MTU())
 		require.Equal(t, 1500, b.MTU())
 		f := tcpFrame(0, 1, 1000, 80, syn, 2000) // nobody cuts a SYN
+		f[20] = 0x40                             // DF: not even as an IP packet
+		seg.PutIPv4Checksum(f[14:34])
 		in := tap.NewBatch(1, 4096)
 		in.Append(f, tap.Offload{})
 		require.NoError(t, a.wire.WriteBatch(in))
+		defer time.AfterFunc(time.Minute, func() { _ = a.wire.Close() }).Stop()
 		require.NoError(t, a.wire.ReadBatch(a.buffer))
 		m := a.buffer.Frame(0)
 		require.Equal(t, f[6:12], m[:6])

@@ -33,6 +33,7 @@ type Network struct {
 	setting sync.Mutex
 	hub     hub
 	told    announcer
+	intros  introducer
 	held    released
 	join    joiner // nil = overlay only
 
@@ -104,6 +105,7 @@ func New(c Config) (*Network, error) {
 	}
 	n.policy.Store(&policy{c.Policy, 1})
 	n.told.init()
+	n.intros.init()
 	n.held.init()
 	if c.Bypass != nil {
 		n.join = hostJoiner{c.Bypass}
@@ -227,6 +229,7 @@ func (n *Network) runOpen(ctx context.Context, r *running) error {
 		g.Go(func() error { return n.expireHeld(work) })
 		g.Go(func() error { return n.injectHeld(work, r.member) })
 		g.Go(func() error { return n.attachEarly(work, r.member) })
+		g.Go(func() error { return n.introduceEndpoints(work, r.member) })
 	}
 	close(n.ready)
 

@@ -110,7 +110,9 @@ func (h *fakeHost) tell(s bypass.Status) {
 func (h *fakeHost) Inject(_ context.Context, _ uint32, frame []byte) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.injected = append(h.injected, frame)
+	if frame[0]&1 == 0 { // introductions are not what these tests are about
+		h.injected = append(h.injected, frame)
+	}
 	return h.injectErr
 }
 
@@ -373,9 +375,9 @@ func TestExplain(t *testing.T) {
 		ctx := t.Context()
 		require.NoError(t, a.Attach(ctx, Endpoint{Name: "local", Ofport: 9, MAC: testMAC(7), IPs: testEndpoint(7).IPs}))
 		require.NoError(t, a.Attach(ctx, Endpoint{Name: "portless", MAC: testMAC(8), IPs: testEndpoint(8).IPs}))
-		udp, six := testFlow(0, 1, 1, 2), testFlow(0, 1, 1, 2)
-		udp.Proto = 132
-		six.Src = netipV6
+		sctp, udp, mixed := testFlow(0, 1, 1, 2), testFlow(0, 1, 1, 2), testFlow(0, 1, 1, 2)
+		sctp.Proto, udp.Proto, mixed.Src = 132, bypass.UDP, netipV6
+		six := bypass.Flow{Proto: bypass.UDP, Src: netipV6, Dst: netipV6}
 		check := func(f bypass.Flow, want bypass.Reason, words string) {
 			t.Helper()
 			x := a.Explain(f)
@@ -383,9 +385,11 @@ func TestExplain(t *testing.T) {
 			require.Contains(t, x.What, words)
 			require.False(t, x.Known)
 		}
-		check(udp, bypass.ReasonProtocol, "TCP and UDP")
-		check(six, bypass.ReasonProtocol, "TCP and UDP")
-		check(bypass.Flow{}, bypass.ReasonProtocol, "TCP and UDP")
+		check(sctp, bypass.ReasonProtocol, "only TCP and UDP")
+		check(mixed, bypass.ReasonProtocol, "only TCP and UDP")
+		check(bypass.Flow{}, bypass.ReasonProtocol, "only TCP and UDP")
+		check(six, bypass.ReasonDetached, "neither")
+		check(udp, bypass.ReasonThreshold, "enough")
 		check(testFlow(20, 21, 1, 2), bypass.ReasonDetached, "neither")
 		check(testFlow(20, 1, 1, 2), bypass.ReasonDetached, "neither")
 		check(testFlow(0, 21, 1, 2), bypass.ReasonNoPeer, "no peer announced")

@@ -284,6 +284,23 @@ var Bugs = map[string]func(*Seam){
 			}
 		})
 	},
+	"stays on a dead path over IPv6": func(s *Seam) {
+		next := s.l.next
+		s.l.next = func(t txn, in input, now moment, lim limits) (txn, []action) {
+			dead := in.event == evLeave && (in.reason == ReasonProofTimeout || in.reason == ReasonProofTCP)
+			if dead && t.tuple.flow().Src.Addr().Is6() {
+				return t, nil
+			}
+			return next(t, in, now, lim)
+		}
+		s.alter(func(c *Change) {
+			for i := range c.Leases {
+				if c.Leases[i].Remote.Is6() {
+					c.Leases[i].Outbound = outboundLease(s.l.cfg.Lease)
+				}
+			}
+		})
+	},
 	"lets inbound leases end first": func(s *Seam) {
 		s.alter(func(c *Change) {
 			for i := range c.Leases {

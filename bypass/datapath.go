@@ -138,8 +138,8 @@ func (d Direction) String() string {
 //	          Ofport as RemoteMAC > LocalMAC and Flow reversed.
 //	Listen:   a packet of Flow.Proto from the uplink, Remote > Local, arrives as a
 //	          PacketIn event of kind Probe, whole. Remote's port 0 means any; its
-//	          address 0.0.0.0 any sender (who may have been translated, which is what
-//	          a probe must find out).
+//	          address 0.0.0.0 or :: any sender (who may have been translated, which is
+//	          what a probe must find out).
 type Rule struct {
 	// ID names the rule among those of one epoch and direction; two rules with one
 	// ID and direction are the same rule. 0 is no ID.

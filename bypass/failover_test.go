@@ -15,6 +15,11 @@ import (
 
 func isARP(f []byte) bool { return len(f) >= 42 && f[12] == 8 && f[13] == 6 }
 
+// isND: a neighbour solicitation or advertisement.
+func isND(f []byte) bool {
+	return len(f) >= 78 && f[12] == 0x86 && f[13] == 0xdd && f[20] == 58 && (f[54] == 135 || f[54] == 136)
+}
+
 // questions is how often A asked for its next hop.
 type questions struct{ anywhere, there atomic.Int32 }
 

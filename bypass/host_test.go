@@ -3,8 +3,6 @@ package bypass_test
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -113,7 +111,7 @@ func newNode(t testing.TB, w *bypasstest.Wire, i byte, six bool) *node {
 	n.sw.AddPort(ofport, n.mac, func(f []byte) { n.mu.Lock(); n.got = append(n.got, f); n.mu.Unlock() })
 	n.sw.Tap(func([]byte) { n.mu.Lock(); n.tapped++; n.mu.Unlock() })
 	n.sw.Host(func(f []byte) {
-		if !isARP(f) { // that is the host's own business
+		if !isARP(f) && !isND(f) { // that is the host's own business
 			n.mu.Lock()
 			n.stack = append(n.stack, f)
 			n.mu.Unlock()
@@ -351,109 +349,6 @@ func TestPolicyOfEitherEnd(t *testing.T) {
 	}
 }
 
-func TestPathNotProven(t *testing.T) {
-	none := netip.Addr{}
-	for name, c := range map[string]struct {
-		spoil  func(p *pair)
-		change func(i int, c *bypass.HostConfig)
-		want   bypass.Reason
-	}{
-		"nat": {spoil: func(p *pair) {
-			p.wire.Mangle(func(f []byte) []byte { // B sees A by another address
-				w, ok := bypasstest.Parse(f)
-				if !ok || w.Flow.Src.Addr() != p.a.addr {
-					return f
-				}
-				w.Flow.Src = netip.AddrPortFrom(netip.MustParseAddr("10.0.0.77"), w.Flow.Src.Port())
-				return append([]byte(nil), remake(f, w)...)
-			})
-		}, want: bypass.ReasonProofNAT},
-		"a router":     {spoil: func(p *pair) { p.wire.Hops(1) }, want: bypass.ReasonProofHops},
-		"no tcp":       {spoil: func(p *pair) { p.wire.Block(none, none, bypass.TCP) }, want: bypass.ReasonProofTCP},
-		"no tcp to A":  {spoil: func(p *pair) { p.wire.Block(p.b.addr, p.a.addr, bypass.TCP) }, want: bypass.ReasonProofTCP},
-		"nothing":      {spoil: func(p *pair) { p.wire.Block(none, none, 0) }, want: bypass.ReasonProofTimeout},
-		"no syn":       {spoil: func(p *pair) { p.wire.Drop(func(w bypasstest.Packet) bool { return w.Flags&bypasstest.FlagSYN != 0 }) }, want: bypass.ReasonProofTCP},
-		"too slow":     {spoil: func(p *pair) { p.wire.Delay(5 * time.Millisecond) }, want: bypass.ReasonProofRTT},
-		"too narrow":   {spoil: func(p *pair) { p.wire.MTU(1000) }, want: bypass.ReasonMTU},
-		"other domain": {change: func(i int, c *bypass.HostConfig) { c.Trust.Domain = fmt.Sprint(i) }, want: bypass.ReasonDomain},
-		"outside trust": {change: func(i int, c *bypass.HostConfig) {
-			c.Trust.Prefixes = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32)}
-		}, want: bypass.ReasonUntrusted},
-		"no route":         {spoil: func(p *pair) { p.b.underlay.DropRoute(p.a.addr) }, want: bypass.ReasonNoRoute},
-		"a stack answers":  {spoil: func(p *pair) { resetBy(p) }, want: bypass.ReasonHostStack},
-		"no guard":         {spoil: func(p *pair) { p.b.underlay.FailGuard(errors.New("no nft")) }, want: bypass.ReasonGuard},
-		"the switch fails": {spoil: func(p *pair) { p.b.sw.FailNext(1000) }, want: bypass.ReasonSwitch},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := newPair(t, c.change)
-				if c.spoil != nil { // proven once, then spoiled: withdrawn, and not proven again
-					c.spoil(p)
-					p.link(false)
-					p.a.member.Forget(p.b.id)
-					p.b.member.Forget(p.a.id)
-					synctest.Wait()
-					p.link(true)
-				}
-				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
-				<-time.After(10 * time.Second)
-				synctest.Wait()
-				p.a.member.Request(p.flow, bypass.Verdict{Bypass: true})
-				synctest.Wait()
-				require.Zero(t, p.exchange())
-				require.Equal(t, c.want.String(), p.a.status(p.flow).Reason.String())
-				require.NotEmpty(t, p.a.status(p.flow).Reason.String())
-				for _, f := range p.seen {
-					require.NotContains(t, string(f), "marker")
-				}
-				p.b.sw.FailNext(0)
-				p.b.underlay.FailGuard(nil)
-				p.leave()
-			})
-		})
-	}
-}
-
-// remake is frame f with the addresses of w.
-func remake(f []byte, w bypasstest.Packet) []byte {
-	out := w.Frame()
-	out[22] = f[22] // TTL
-	return out
-}
-
-// resetBy has B's own stack answer A's SYNs with RST, as a kernel does that sees them.
-func resetBy(p *pair) {
-	w := p.wire
-	w.Tap(func(f []byte) {
-		s, ok := bypasstest.Parse(f)
-		if !ok || s.Flags&bypasstest.FlagSYN == 0 || s.Flags&bypasstest.FlagACK != 0 || s.Flow.Src.Addr() != p.a.addr {
-			return
-		}
-		w.Send(bypasstest.Packet{SrcMAC: p.b.uplink, DstMAC: p.a.uplink, Flow: s.Flow.Reverse(), Flags: bypasstest.FlagRST | bypasstest.FlagACK, Ack: s.Seq + 1}.Frame())
-	})
-}
-
-func TestPathLostAndFound(t *testing.T) {
-	for _, proto := range []bypass.Proto{0, bypass.TCP, bypass.UDP} {
-		synctest.Test(t, func(t *testing.T) {
-			p := newPair(t, nil)
-			p.bypassed(time.Second)
-			p.wire.Block(p.a.addr, p.b.addr, proto)
-			lost := until(t, 5*time.Second, "native packets stop", func() bool {
-				before := p.a.tapped
-				p.exchange()
-				return p.a.tapped > before
-			})
-			require.LessOrEqual(t, lost, 3*time.Second, "traffic must be on the overlay again within 3 s")
-			p.onOverlay(70 * time.Second)
-			p.wire.Unblock(p.a.addr, p.b.addr, proto)
-			p.bypassed(40 * time.Second)
-			require.Equal(t, 2, p.exchange())
-			p.leave()
-		})
-	}
-}
-
 func TestLostLinkIsNotLostPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, nil)
@@ -478,8 +373,7 @@ func TestLostLinkIsNotLostPath(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		p.bypassed(time.Second)
 		<-time.After(19 * time.Second)
 		require.Equal(t, 2, p.exchange())
@@ -493,10 +387,9 @@ func TestIdle(t *testing.T) {
 }
 
 func TestBothAskAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		until(t, time.Second, "proven", func() bool {
-			r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
+			r, _ := p.a.member.PathTo(t.Context(), p.b.id, p.family())
 			return r == bypass.ReasonNone
 		})
 		for range 20 {
@@ -577,8 +470,7 @@ func TestRefusedInstallations(t *testing.T) {
 }
 
 func TestEndpointMoves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		p.bypassed(time.Second)
 		p.b.mu.Lock()
 		p.b.resolves = false
@@ -593,8 +485,7 @@ func TestEndpointMoves(t *testing.T) {
 }
 
 func TestNextHopChangesItsMAC(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, nil)
+	eachKind(t, func(t *testing.T, p *pair) {
 		p.bypassed(time.Second)
 		router := tap.MAC{2, 0, 0, 0, 9, 9}
 		p.wire.Mangle(func(f []byte) []byte { // B moves to another MAC
@@ -603,10 +494,10 @@ func TestNextHopChangesItsMAC(t *testing.T) {
 			}
 			return f
 		})
-		r, err := p.a.underlay.Route(t.Context(), p.b.addr)
+		r, err := p.a.underlay.Route(t.Context(), p.at(p.b))
 		require.NoError(t, err)
 		r.NextHop = router
-		p.a.underlay.SetRoute(p.b.addr, r)
+		p.a.underlay.SetRoute(p.at(p.b), r)
 		synctest.Wait()
 		p.seen = nil
 		require.Equal(t, 2, p.exchange())

@@ -44,13 +44,14 @@ func (d *errorPort) comes(frame []byte) {
 // icmpPair is a pair of which the first host can be handed ICMP errors.
 type icmpPair struct {
 	*pair
-	port   *errorPort
-	router netip.Addr
+	port         *errorPort
+	router       netip.Addr
+	ours, theirs netip.Addr // underlay
 }
 
-func newICMPPair(t *testing.T, proto bypass.Proto) *icmpPair {
+func newICMPPair(t *testing.T, proto bypass.Proto, family bypass.Family) *icmpPair {
 	p := &icmpPair{port: &errorPort{}, router: netip.MustParseAddr("10.0.0.254")}
-	p.pair = newPair(t, func(i int, c *bypass.HostConfig) {
+	p.pair = newPairWith(t, [2]bool{true, true}, func(i int, c *bypass.HostConfig) {
 		open := c.Datapath
 		if i == 0 {
 			c.Datapath = func(ctx context.Context) (bypass.Datapath, error) {
@@ -61,7 +62,12 @@ func newICMPPair(t *testing.T, proto bypass.Proto) *icmpPair {
 		}
 	})
 	p.flow.Proto = proto
-	p.bypassed(2 * time.Second)
+	p.ours, p.theirs = p.a.addr, p.b.addr
+	if family == bypass.IPv6 {
+		p.flow.Src, p.flow.Dst = netip.AddrPortFrom(p.a.ip6, 40000), netip.AddrPortFrom(p.b.ip6, 80)
+		p.ours, p.theirs, p.router = p.a.addr6, p.b.addr6, netip.MustParseAddr("fd0a::fe")
+	}
+	p.bypassed(5 * time.Second)
 	return p
 }
 
@@ -74,12 +80,19 @@ func (p *icmpPair) wire() bypass.Flow {
 // tooBig says that the next hop takes no more than mtu of a packet of wire.
 func (p *icmpPair) tooBig(wire bypass.Flow, mtu uint32) []byte {
 	q := bypass.PacketOf(p.a.t, wire, 1350)
-	return bypass.ErrorFrame(p.router, p.a.addr, 3, 4, mtu, q[:100])
+	if p.ours.Is6() {
+		return bypass.ErrorFrame(p.router, p.ours, 2, 0, mtu, q[:100])
+	}
+	return bypass.ErrorFrame(p.router, p.ours, 3, 4, mtu, q[:100])
 }
 
 // unreachable says that the packet of wire gets no further, because of code.
 func (p *icmpPair) unreachable(from netip.Addr, wire bypass.Flow, code uint8) []byte {
-	return bypass.ErrorFrame(from, p.a.addr, 3, code, 0, bypass.PacketOf(p.a.t, wire, 60))
+	kind := uint8(3)
+	if p.ours.Is6() {
+		kind = 1
+	}
+	return bypass.ErrorFrame(from, p.ours, kind, code, 0, bypass.PacketOf(p.a.t, wire, 60))
 }
 
 // got is what the first host's guest got natively since the last time.
@@ -95,10 +108,13 @@ func (p *icmpPair) got() [][]byte {
 // An error that quotes a live flow reaches the guest, as from the other guest; one that
 // quotes anything else reaches nobody.
 func TestICMPOfLiveFlows(t *testing.T) {
-	for _, proto := range []bypass.Proto{bypass.TCP, bypass.UDP} {
-		t.Run(proto.String(), func(t *testing.T) {
+	for _, kind := range []struct {
+		bypass.Proto
+		bypass.Family
+	}{{bypass.TCP, bypass.IPv4}, {bypass.UDP, bypass.IPv4}, {bypass.TCP, bypass.IPv6}, {bypass.UDP, bypass.IPv6}} {
+		t.Run(kind.Proto.String()+" "+kind.Family.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newICMPPair(t, proto)
+				p := newICMPPair(t, kind.Proto, kind.Family)
 				wire := p.wire()
 				p.port.comes(p.tooBig(wire, 1300))
 				got := p.got()
@@ -110,15 +126,15 @@ func TestICMPOfLiveFlows(t *testing.T) {
 				other := wire
 				other.Src = netip.AddrPortFrom(wire.Src.Addr(), wire.Src.Port()^1)
 				away := wire
-				away.Dst = netip.AddrPortFrom(netip.MustParseAddr("10.0.0.3"), wire.Dst.Port())
+				away.Dst = netip.AddrPortFrom(p.router, wire.Dst.Port())
 				for what, frame := range map[string][]byte{
 					"another port":        p.unreachable(p.router, other, 1),
 					"another host":        p.unreachable(p.router, away, 1),
 					"the way back":        p.unreachable(p.router, wire.Reverse(), 1),
 					"the guest's own":     p.unreachable(p.router, p.flow, 1),
-					"the peer's stack":    p.unreachable(p.b.addr, wire, 3),
-					"another error":       bypass.ErrorFrame(p.router, p.a.addr, 11, 0, 0, bypass.PacketOf(t, wire, 60)),
-					"no error":            bypass.ErrorFrame(p.router, p.a.addr, 8, 0, 0, bypass.PacketOf(t, wire, 60)),
+					"the peer's stack":    p.unreachable(p.theirs, wire, map[bypass.Family]uint8{bypass.IPv4: 3, bypass.IPv6: 4}[kind.Family]),
+					"another error":       bypass.ErrorFrame(p.router, p.ours, map[bypass.Family]uint8{bypass.IPv4: 11, bypass.IPv6: 3}[kind.Family], 0, 0, bypass.PacketOf(t, wire, 60)),
+					"no error":            bypass.ErrorFrame(p.router, p.ours, map[bypass.Family]uint8{bypass.IPv4: 8, bypass.IPv6: 128}[kind.Family], 0, 0, bypass.PacketOf(t, wire, 60)),
 					"nothing of the sort": []byte("nothing"),
 				} {
 					<-time.After(time.Second)
@@ -143,7 +159,7 @@ func TestICMPOfLiveFlows(t *testing.T) {
 // From the moment in which a flow begins to leave, its port may soon be another guest's.
 func TestICMPNotAfterDetach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newICMPPair(t, bypass.TCP)
+		p := newICMPPair(t, bypass.TCP, bypass.IPv4)
 		wire := p.wire()
 		done := make(chan error, 1)
 		go func() { done <- p.a.member.Detach(t.Context(), ofport) }()
@@ -160,7 +176,7 @@ func TestICMPNotAfterDetach(t *testing.T) {
 // However many come, a guest gets few, and others' errors still pass.
 func TestICMPFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newICMPPair(t, bypass.TCP)
+		p := newICMPPair(t, bypass.TCP, bypass.IPv4)
 		frame := p.unreachable(p.router, p.wire(), 1)
 		for range 1000 {
 			p.port.comes(frame)
@@ -184,28 +200,31 @@ func TestICMPFlood(t *testing.T) {
 // A path that has become narrower is found to be, and left; it is taken again when it is
 // wide.
 func TestICMPPathNarrows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newICMPPair(t, bypass.TCP)
-		p.wire1300()
-		took := until(t, 5*time.Second, "the path is known to be narrow", func() bool {
-			return p.a.status(p.flow).Reason == bypass.ReasonMTU && p.b.status(p.flow).Reason != bypass.ReasonNone
-		})
-		t.Logf("after %v", took)
-		require.Less(t, took, 2*time.Second)
-		p.onOverlay(10 * time.Second)
-		<-time.After(10 * time.Second)
-		r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.IPv4)
-		require.Equal(t, bypass.ReasonMTU, r)
-		p.pair.wire.MTU(0)
-		p.bypassed(40 * time.Second)
-		require.Equal(t, 2, p.exchange())
+	for _, family := range []bypass.Family{bypass.IPv4, bypass.IPv6} {
+		synctest.Test(t, func(t *testing.T) { narrows(t, newICMPPair(t, bypass.TCP, family)) })
+	}
+}
+
+func narrows(t *testing.T, p *icmpPair) {
+	p.wire1300()
+	took := until(t, 5*time.Second, "the path is known to be narrow", func() bool {
+		return p.a.status(p.flow).Reason == bypass.ReasonMTU && p.b.status(p.flow).Reason != bypass.ReasonNone
 	})
+	t.Logf("after %v", took)
+	require.Less(t, took, 2*time.Second)
+	p.onOverlay(10 * time.Second)
+	<-time.After(10 * time.Second)
+	r, _ := p.a.member.PathTo(t.Context(), p.b.id, bypass.FamilyOf(p.ours))
+	require.Equal(t, bypass.ReasonMTU, r)
+	p.pair.wire.MTU(0)
+	p.bypassed(40 * time.Second)
+	require.Equal(t, 2, p.exchange())
 }
 
 // A path that takes nothing at all is not called narrow, whatever is said of it.
 func TestICMPSilentPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newICMPPair(t, bypass.TCP)
+		p := newICMPPair(t, bypass.TCP, bypass.IPv4)
 		frame := p.tooBig(p.wire(), 1300)
 		p.pair.wire.Block(p.a.addr, p.b.addr, 0)
 		p.port.comes(frame)
@@ -227,7 +246,7 @@ func (p *icmpPair) wire1300() {
 // nothing.
 func TestICMPFalseTooBig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newICMPPair(t, bypass.TCP)
+		p := newICMPPair(t, bypass.TCP, bypass.IPv4)
 		frame := p.tooBig(p.wire(), 600)
 		before, _ := p.pair.wire.Counters()
 		for range 200 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,23 +31,22 @@ const (
 
 // world is one schedule.
 type world struct {
-	rnd     *rand.Rand
-	start   time.Time
-	wire    *bypasstest.Wire
-	nodes   [2]*modelNode
-	flows   []bypass.Flow // Src on nodes[0]
-	pipes   [2]pipe       // of nodes[0], of nodes[1]
-	opts    options
-	bug     string
-	traced  bool // each step is noted
-	count   *bypass.Meetings
-	quiet   [3][2]bool // flows whose guests say nothing, by sender
-	hop     int        // number of the last next hop
-	healed  bool       // no more faults, and no flows but those that are asked for
-	spelled bool       // there was a spell
-	// What the wire loses.
-	block     bypass.Proto
-	blockFrom netip.Addr
+	rnd      *rand.Rand
+	start    time.Time
+	wire     *bypasstest.Wire
+	nodes    [2]*modelNode
+	flows    []bypass.Flow   // Src on nodes[0]
+	families []bypass.Family // of flows, and of the hosts
+	pipes    [2]pipe         // of nodes[0], of nodes[1]
+	opts     options
+	bug      string
+	traced   bool // each step is noted
+	count    *bypass.Meetings
+	quiet    [3][2]bool              // flows whose guests say nothing, by sender
+	hop      int                     // number of the last next hop
+	healed   bool                    // no more faults, and no flows but those that are asked for
+	spelled  bool                    // there was a spell
+	blocks   map[bypass.Family]block // what the wire loses
 
 	mu      sync.Mutex // guards what follows: switches and hosts call from their goroutines
 	nextID  uint64
@@ -86,7 +86,7 @@ type modelNode struct {
 	w        *world
 	nr       int
 	id       overlay.PeerID
-	addr     netip.Addr
+	addrs    map[bypass.Family]netip.Addr
 	uplink   tap.MAC
 	sw       *bypasstest.Switch
 	underlay *bypasstest.Underlay
@@ -119,16 +119,28 @@ type deadRun struct {
 
 func (n *modelNode) peer() *modelNode { return n.w.nodes[1-n.nr] }
 
-func guestIP(node, i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 7, byte(10*node + i)}) }
-func guestMAC(node, i int) tap.MAC   { return tap.MAC{2, 0, 0, 0, byte(node), byte(i)} }
+func guestIP(f bypass.Family, node, i int) netip.Addr {
+	if f == bypass.IPv6 {
+		return netip.AddrFrom16([16]byte{0xfd, 7, 15: byte(10*node + i)})
+	}
+	return netip.AddrFrom4([4]byte{192, 168, 7, byte(10*node + i)})
+}
+
+func guestMAC(node, i int) tap.MAC { return tap.MAC{2, 0, 0, 0, byte(node), byte(i)} }
+
+// block is what the wire loses of one family.
+type block struct {
+	from  netip.Addr
+	proto bypass.Proto // 0 = all
+}
 
 // guestOf tells whose address a is.
-func guestOf(a netip.Addr) (node, i int) { b := a.As4()[3]; return int(b / 10), int(b % 10) }
+func guestOf(a netip.Addr) (node, i int) { b := a.As16()[15]; return int(b / 10), int(b % 10) }
 
 func newWorld(seed uint64, bug string, count *bypass.Meetings, traced bool) *world {
 	w := &world{
 		rnd: rand.New(rand.NewPCG(seed, 1)), start: time.Now(), wire: bypasstest.NewWire(), bug: bug, count: count, traced: traced,
-		sent: map[uint64]sentFrame{}, native: map[bypass.Flow]int{}, late: map[uint64]sentFrame{}, holds: rand.New(rand.NewPCG(seed, 3)),
+		sent: map[uint64]sentFrame{}, native: map[bypass.Flow]int{}, late: map[uint64]sentFrame{}, blocks: map[bypass.Family]block{}, holds: rand.New(rand.NewPCG(seed, 3)),
 	}
 	w.opts = options{
 		stale:      []time.Duration{0, 0, 50 * time.Millisecond, 232 * time.Millisecond}[w.rnd.IntN(4)],
@@ -141,20 +153,16 @@ func newWorld(seed uint64, bug string, count *bypass.Meetings, traced bool) *wor
 		stragglers: w.rnd.IntN(2) == 0,
 	}
 	w.trouble.init(w)
+	w.drawFlows()
 	for i := range w.nodes {
 		w.nodes[i] = newModelNode(w, i)
 	}
 	for i, n := range w.nodes {
 		w.pipes[i].to = n.peer()
-		n.underlay.SetRoute(n.peer().addr, bypass.Route{Local: n.addr, Src: n.uplink, Via: n.peer().addr, NextHop: n.peer().uplink, OnLink: true, MTU: 1500})
-	}
-	for _, f := range [][2]int{{0, 0}, {1, 1}, {0, 1}} {
-		proto := bypass.TCP
-		if len(w.flows) == 2 {
-			proto = bypass.UDP
+		for f, local := range n.addrs {
+			far := n.peer().addrs[f]
+			n.underlay.SetRoute(far, bypass.Route{Local: local, Src: n.uplink, Via: far, NextHop: n.peer().uplink, OnLink: true, MTU: 1500})
 		}
-		w.flows = append(w.flows, bypass.Flow{Proto: proto,
-			Src: netip.AddrPortFrom(guestIP(0, f[0]), 40000), Dst: netip.AddrPortFrom(guestIP(1, f[1]), 80)})
 	}
 	w.wire.Delay(w.opts.wireDelay)
 	w.wire.Tap(w.onWire)
@@ -167,11 +175,32 @@ func newWorld(seed uint64, bug string, count *bypass.Meetings, traced bool) *wor
 	return w
 }
 
+// drawFlows draws what the guests speak.
+func (w *world) drawFlows() {
+	for _, g := range [][2]int{{0, 0}, {1, 1}, {0, 1}} {
+		f := []bypass.Family{bypass.IPv4, bypass.IPv6}[w.rnd.IntN(2)]
+		w.flows = append(w.flows, bypass.Flow{Proto: []bypass.Proto{bypass.TCP, bypass.UDP}[w.rnd.IntN(2)],
+			Src: netip.AddrPortFrom(guestIP(f, 0, g[0]), 40000), Dst: netip.AddrPortFrom(guestIP(f, 1, g[1]), 80)})
+		if !slices.Contains(w.families, f) {
+			w.families = append(w.families, f)
+		}
+	}
+}
+
 func newModelNode(w *world, nr int) *modelNode {
-	n := &modelNode{w: w, nr: nr, id: overlay.PeerID{byte(nr + 1)}, addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(nr + 1)}),
+	n := &modelNode{w: w, nr: nr, id: overlay.PeerID{byte(nr + 1)}, addrs: map[bypass.Family]netip.Addr{},
 		uplink: tap.MAC{2, 0, 0, 1, 0, byte(nr + 1)}, allow: true}
-	n.underlay = bypasstest.NewUnderlay(netip.PrefixFrom(n.addr, 24))
-	n.sw = w.wire.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: []netip.Addr{n.addr}, Underlay: n.underlay})
+	var prefixes []netip.Prefix
+	var addrs []netip.Addr
+	for _, f := range w.families {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(nr + 1)})
+		if f == bypass.IPv6 {
+			a = netip.AddrFrom16([16]byte{0xfd, 10, 15: byte(nr + 1)})
+		}
+		n.addrs[f], addrs, prefixes = a, append(addrs, a), append(prefixes, netip.PrefixFrom(a, 24))
+	}
+	n.underlay = bypasstest.NewUnderlay(prefixes...)
+	n.sw = w.wire.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: n.uplink, Addrs: addrs, Underlay: n.underlay})
 	for i := range 2 {
 		n.sw.AddPort(n.ofport(i), guestMAC(nr, i), func(f []byte) { w.delivered(n, i, f) })
 	}
@@ -233,7 +262,14 @@ func (n *modelNode) attach(i int) {
 	n.mu.Lock()
 	n.away[i] = false
 	n.mu.Unlock()
-	_ = n.member.Attach(done, bypass.Workload{Ofport: n.ofport(i), MAC: guestMAC(n.nr, i), IPs: []netip.Addr{guestIP(n.nr, i)}})
+	_ = n.member.Attach(done, bypass.Workload{Ofport: n.ofport(i), MAC: guestMAC(n.nr, i), IPs: n.guestIPs(i)})
+}
+
+func (n *modelNode) guestIPs(i int) (ips []netip.Addr) {
+	for _, f := range n.w.families {
+		ips = append(ips, guestIP(f, n.nr, i))
+	}
+	return ips
 }
 
 func (n *modelNode) policy() bypass.Policy {

@@ -149,14 +149,15 @@ func (w *world) stuck(n *modelNode) {
 
 // moveHop gives the peer's side of the wire another MAC.
 func (w *world) moveHop(n *modelNode) {
-	r, err := n.underlay.Route(context.Background(), n.peer().addr)
+	f := w.families[w.rnd.IntN(len(w.families))]
+	r, err := n.underlay.Route(context.Background(), n.peer().addrs[f])
 	if err != nil {
 		return
 	}
 	w.hop++
 	r.NextHop = tap.MAC{2, 0, 0, 9, 0, byte(w.hop)}
-	w.note("next hop of node %d is %v", n.nr, r.NextHop)
-	n.underlay.SetRoute(n.peer().addr, r)
+	w.note("next hop of node %d over %v is %v", n.nr, f, r.NextHop)
+	n.underlay.SetRoute(n.peer().addrs[f], r)
 }
 
 func (w *world) toggleQuiet(*modelNode) {
@@ -206,25 +207,28 @@ func (w *world) joinAgain() {
 	}
 }
 
+// toggleBlock blocks what comes from n, of one family: the other's path goes on.
 func (w *world) toggleBlock(n *modelNode) {
-	if w.trouble.blocked {
-		w.unblock()
+	f := w.families[w.rnd.IntN(len(w.families))]
+	if _, blocked := w.blocks[f]; blocked {
+		w.unblock(f)
 		return
 	}
-	w.trouble.blocked = true
-	w.block = []bypass.Proto{0, bypass.TCP, bypass.UDP}[w.rnd.IntN(3)]
-	w.blockFrom = n.addr
-	w.note("the wire loses %v from node %d", w.block, n.nr)
-	w.wire.Block(n.addr, netip.Addr{}, w.block)
+	b := block{n.addrs[f], []bypass.Proto{0, bypass.TCP, bypass.UDP}[w.rnd.IntN(3)]}
+	w.blocks[f] = b
+	w.note("the wire loses %v over %v from node %d", b.proto, f, n.nr)
+	w.wire.Block(b.from, netip.Addr{}, b.proto)
 	for _, m := range w.nodes {
-		w.trouble.excuse(m, modelNotice)
+		w.trouble.excuseSome(m, modelNotice, f)
 	}
 }
 
-func (w *world) unblock() {
-	w.note("the wire passes everything")
-	w.wire.Unblock(w.blockFrom, netip.Addr{}, w.block)
-	w.trouble.blocked = false
+func (w *world) unblock(f bypass.Family) {
+	if b, blocked := w.blocks[f]; blocked {
+		w.note("the wire passes %v", f)
+		w.wire.Unblock(b.from, netip.Addr{}, b.proto)
+		delete(w.blocks, f)
+	}
 }
 
 // restartSwitch loses everything in a switch.

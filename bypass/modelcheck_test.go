@@ -40,29 +40,36 @@ func (f sentFrame) atWaking() bool {
 	return d >= 0 && d < 10*time.Millisecond+f.from.w.opts.stale // its cache may keep what it did
 }
 
-// window is when packets of a node may be lost.
-type window struct{ from, to time.Time }
+// window is when packets of a node may be lost, of one family or (0) of both.
+type window struct {
+	from, to time.Time
+	family   bypass.Family
+}
 
 // trouble is what the schedule has done wrong, with what may follow from it.
 type trouble struct {
-	w       *world
-	losses  [2][]window // by sender
-	good    time.Time   // last instant at which the wire passed everything
-	blocked bool
-	bare    [2]time.Time // until when a host may have no guard at all
+	w      *world
+	losses [2][]window                // by sender
+	good   [bypass.IPv6 + 1]time.Time // last instant at which the wire passed all of it
+	bare   [2]time.Time               // until when a host may have no guard at all
 }
 
-func (t *trouble) init(w *world) { t.w, t.good = w, w.start }
+func (t *trouble) init(w *world) {
+	t.w, t.good[bypass.IPv4], t.good[bypass.IPv6] = w, w.start, w.start
+}
 
 // Packets under way when a fault strikes were sent a little before.
 const underWay = 500 * time.Millisecond
 
 // excuse lets packets of sender be lost for d from now.
-func (t *trouble) excuse(sender *modelNode, d time.Duration) {
+func (t *trouble) excuse(sender *modelNode, d time.Duration) { t.excuseSome(sender, d, 0) }
+
+// excuseSome does so for one family.
+func (t *trouble) excuseSome(sender *modelNode, d time.Duration, f bypass.Family) {
 	now := time.Now()
 	t.w.mu.Lock()
 	defer t.w.mu.Unlock()
-	t.losses[sender.nr] = append(t.losses[sender.nr], window{now.Add(-underWay), now.Add(d)})
+	t.losses[sender.nr] = append(t.losses[sender.nr], window{now.Add(-underWay), now.Add(d), f})
 }
 
 // lenience is how much longer than usual a node may take to stop sending: if its switch
@@ -84,9 +91,11 @@ func (n *modelNode) lenience(now time.Time) time.Duration {
 func (t *trouble) excused(f sentFrame) bool {
 	more := f.from.lenience(f.at)
 	return slices.ContainsFunc(t.losses[f.from.nr], func(w window) bool {
-		return !f.at.Before(w.from) && f.at.Before(w.to.Add(more))
+		return (w.family == 0 || w.family == familyOf(f.flow)) && !f.at.Before(w.from) && f.at.Before(w.to.Add(more))
 	})
 }
+
+func familyOf(f bypass.Flow) bypass.Family { return bypass.FamilyOf(f.Src.Addr()) }
 
 const guestText = "guest's own words"
 
@@ -139,7 +148,7 @@ func (w *world) delivered(n *modelNode, i int, frame []byte) {
 		w.fail("guest %d of node %d got what no guest sent: %+v", i, n.nr, p.Flow)
 	case f.from == nil:
 		w.fail("packet %d reached a guest twice, or too late", id)
-	case f.flow != p.Flow || p.Flow.Dst.Addr() != guestIP(n.nr, i) || p.DstMAC != guestMAC(n.nr, i):
+	case f.flow != p.Flow || p.Flow.Dst.Addr() != guestIP(familyOf(f.flow), n.nr, i) || p.DstMAC != guestMAC(n.nr, i):
 		w.fail("guest %d of node %d got %v, sent as %v", i, n.nr, p.Flow, f.flow)
 	}
 	w.mu.Lock()
@@ -208,8 +217,8 @@ func (w *world) onWire(frame []byte) {
 		w.fail("in clear without node %d's consent for %v: %v", n.nr, now.Sub(n.allowedAt), f.flow)
 	case now.Sub(n.peer().allowedAt) > told+more:
 		w.fail("in clear without node %d's consent, the peer's, for %v: %v", n.peer().nr, now.Sub(n.peer().allowedAt), f.flow)
-	case now.Sub(t.good) > modelNotice+more:
-		w.fail("in clear on a path that has been bad for %v: %v", now.Sub(t.good), f.flow)
+	case now.Sub(t.good[familyOf(f.flow)]) > modelNotice+more:
+		w.fail("in clear on a path that has been bad for %v: %v", now.Sub(t.good[familyOf(f.flow)]), f.flow)
 	}
 }
 
@@ -270,8 +279,10 @@ func (w *world) release() {
 // never came.
 func (w *world) check() {
 	now := time.Now()
-	if !w.trouble.blocked {
-		w.trouble.good = now
+	for _, f := range w.families {
+		if _, blocked := w.blocks[f]; !blocked {
+			w.trouble.good[f] = now
+		}
 	}
 	for _, n := range w.nodes {
 		if n.allow {

@@ -14,8 +14,8 @@ func (w *world) heal() {
 	w.note("all is well again")
 	w.healed = true
 	w.opts.lose, w.opts.repeat, w.opts.linger, w.opts.stragglers = 0, 0, 0, false
-	if w.trouble.blocked {
-		w.unblock()
+	for _, f := range w.families {
+		w.unblock(f)
 	}
 	for _, n := range w.nodes {
 		if n.stalled {

@@ -228,6 +228,33 @@ func TestAdmitBounds(t *testing.T) {
 	require.Zero(t, waiting.Load())
 }
 
+// TestDue: TCP is asked for after its bytes, UDP after its bytes or packets.
+func TestDue(t *testing.T) {
+	for _, c := range []struct {
+		v              Verdict
+		p              Proto
+		packets, bytes int64
+		want           bool
+	}{
+		{Verdict{}, TCP, 0, 0, true},
+		{Verdict{After: 100}, TCP, 1000, 99, false},
+		{Verdict{After: 100, Packets: 1}, TCP, 2, 99, false},
+		{Verdict{After: 100}, TCP, 1, 100, true},
+		{Verdict{}, UDP, DefaultUDPPackets - 1, DefaultUDPBytes - 1, false},
+		{Verdict{}, UDP, DefaultUDPPackets, 0, true},
+		{Verdict{}, UDP, 0, DefaultUDPBytes, true},
+		{Verdict{After: 100, Packets: 3}, UDP, 2, 99, false},
+		{Verdict{After: 100, Packets: 3}, UDP, 2, 100, true},
+		{Verdict{After: 100, Packets: 3}, UDP, 3, 0, true},
+		{Verdict{After: 1 << 20}, UDP, DefaultUDPPackets, 0, true},
+		{Verdict{Packets: 1000}, UDP, 999, DefaultUDPBytes, true},
+		{Verdict{Packets: 1000}, UDP, 999, DefaultUDPBytes - 1, false},
+	} {
+		require.Equal(t, c.want, c.v.Due(c.p, c.packets, c.bytes), "%+v", c)
+	}
+	require.Equal(t, [2]int{16 << 10, 16}, [2]int{DefaultUDPBytes, DefaultUDPPackets})
+}
+
 // TestVerdictsBounds: defaults and bounds of a policy's answer.
 func TestVerdictsBounds(t *testing.T) {
 	for _, c := range []struct{ hold, idle, wantHold, wantIdle time.Duration }{

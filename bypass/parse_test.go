@@ -2,8 +2,10 @@ package bypass
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -86,6 +88,12 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
+// ways are from one host to the other, over each family.
+var ways = [][2]netip.AddrPort{
+	{netip.MustParseAddrPort("10.0.0.1:65500"), netip.MustParseAddrPort("10.0.0.2:65501")},
+	{netip.MustParseAddrPort("[fd0a::1]:65500"), netip.MustParseAddrPort("[fd0a::2]:65501")},
+}
+
 func testKey(t testing.TB, domain string) probeKey {
 	e := func(i byte) proofEnd {
 		return proofEnd{overlay.PeerID{i}, uint64(i), netip.AddrFrom4([4]byte{10, 0, 0, i}), make([]byte, 32)}
@@ -98,8 +106,8 @@ func testKey(t testing.TB, domain string) probeKey {
 // Whatever is changed on the way, the probe no longer opens.
 func TestProbeIsBoundToItsWay(t *testing.T) {
 	k := testKey(t, "")
-	src, dst := netip.MustParseAddrPort("10.0.0.1:65500"), netip.MustParseAddrPort("10.0.0.2:65501")
-	for _, proto := range []Proto{UDP, TCP} {
+	for i := range 4 {
+		proto, src, dst := []Proto{UDP, TCP}[i%2], ways[i/2][0], ways[i/2][1]
 		p := probe{proto: proto, src: src, dst: dst, ack: proto == TCP}
 		k.seal(&p, probeRequest, 77, 5, 1500)
 		f, err := p.frame(macA, macB)
@@ -117,6 +125,8 @@ func TestProbeIsBoundToItsWay(t *testing.T) {
 		require.False(t, ok, "another port")
 		_, _, _, ok = k.open(&got, dst, src)
 		require.False(t, ok, "reflected")
+		_, _, _, ok = k.open(&got, src, netip.AddrPortFrom(dst.Addr().Next(), dst.Port()))
+		require.False(t, ok, "to another address")
 		_, _, _, ok = testKey(t, "x").open(&got, src, dst)
 		require.False(t, ok, "another domain's key")
 		cut := got
@@ -138,15 +148,20 @@ func TestProbeIsBoundToItsWay(t *testing.T) {
 
 func FuzzProbe(f *testing.F) {
 	k := testKey(f, "")
-	p := probe{proto: TCP, src: netip.MustParseAddrPort("10.0.0.1:65500"), dst: netip.MustParseAddrPort("10.0.0.2:65501"), ack: true}
-	k.seal(&p, probeReply, 1, 2, 100)
-	frame, _ := p.frame(macA, macB)
-	f.Add(frame)
+	for i := range 4 {
+		p := probe{proto: []Proto{UDP, TCP}[i%2], src: ways[i/2][0], dst: ways[i/2][1], ack: i%2 == 1}
+		k.seal(&p, probeReply, 1, 2, 100)
+		frame, _ := p.frame(macA, macB)
+		f.Add(frame)
+		f.Add(append(frame, 0, 0, 0, 0))
+	}
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		p, err := parseProbe(frame)
 		if err != nil {
 			return
 		}
+		require.LessOrEqual(t, p.head()+len(p.text), p.size, "options apart, there is nothing else")
+		require.LessOrEqual(t, p.size, len(frame)-tap.HeaderLen)
 		_, _, _, ok := k.open(&p, p.src, p.dst)
 		require.True(t, !ok || len(p.text) >= probeText)
 	})
@@ -160,9 +175,18 @@ func FuzzOrphan(f *testing.F) {
 	require.True(f, ok)
 	require.Equal(f, [2]netip.Addr{p.src.Addr(), p.dst.Addr()}, [2]netip.Addr{src, dst})
 	f.Add(frame)
+	p.src, p.dst = ways[1][0], ways[1][1]
+	frame, err = p.frame(macA, macB)
+	require.NoError(f, err)
+	src, dst, ok = parseOrphan(frame[:62])
+	require.True(f, ok)
+	require.Equal(f, [2]netip.Addr{p.src.Addr(), p.dst.Addr()}, [2]netip.Addr{src, dst})
+	_, _, ok = parseOrphan(frame[:53])
+	require.False(f, ok)
+	f.Add(frame)
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if src, dst, ok := parseOrphan(frame); ok {
-			require.True(t, src.Is4() && dst.Is4())
+			require.Equal(t, FamilyOf(src), FamilyOf(dst))
 		}
 	})
 }
@@ -237,12 +261,85 @@ func TestTrust(t *testing.T) {
 		"loopback":                      {Trust{}, "127.0.0.2", route("127.0.0.1", true), ReasonUntrusted},
 		"link-local":                    {Trust{}, "169.254.1.1", route("169.254.1.2", true), ReasonUntrusted},
 		"shared address space (CGNAT)":  {Trust{}, "100.64.0.2", route("100.64.0.1", true), ReasonUntrusted},
+		"ULA, on link":                  {Trust{}, "fd0a::2", route("fd0a::1", true), ReasonNone},
+		"ULA, routed":                   {Trust{}, "fd0a:1::2", route("fd0a::1", false), ReasonUntrusted},
+		"IPv6 global":                   {Trust{}, "2001:db8::2", route("2001:db8::1", true), ReasonUntrusted},
+		"IPv6 global, listed":           {Trust{Prefixes: pre("2001:db8::/64")}, "2001:db8::2", route("2001:db8::1", false), ReasonNone},
+		"IPv6 link-local":               {Trust{}, "fe80::2", route("fe80::1", true), ReasonUntrusted},
+		"IPv6 link-local, listed":       {Trust{Prefixes: pre("fe80::/10")}, "fe80::2", route("fe80::1", true), ReasonUntrusted},
+		"IPv6 loopback":                 {Trust{}, "::1", route("fd0a::1", true), ReasonUntrusted},
+		"with a zone":                   {Trust{}, "fd0a::2%eth0", route("fd0a::1", true), ReasonUntrusted},
 		"IPv4 in IPv6 is not IPv4 here": {Trust{}, "::ffff:10.0.0.2", route("10.0.0.1", true), ReasonUntrusted},
 	} {
 		require.Equal(t, c.want.String(), c.trust.check(netip.MustParseAddr(c.remote), c.route).String(), name)
 	}
 	bad := Trust{MaxHops: 40}
 	require.Error(t, bad.normal())
+}
+
+// TestHome: which of our addresses is offered over which family, or why none is.
+func TestHome(t *testing.T) {
+	for name, c := range map[string]struct {
+		trust, addrs string
+		four, six    any
+	}{
+		"no address":              {"", "", ReasonNoRoute, ReasonNoRoute},
+		"IPv4":                    {"", "10.0.0.1/24", "10.0.0.1", ReasonFamily},
+		"link-local is none":      {"", "10.0.0.1/24 fe80::1/64", "10.0.0.1", ReasonFamily},
+		"and not by being listed": {"fe80::/10 10.0.0.0/8", "10.0.0.1/24 fe80::1/64", "10.0.0.1", ReasonFamily},
+		"ULA behind others":       {"", "192.0.2.1/24 10.0.0.1/24 fe80::1/64 2001:db8::1/64 fd00::1/64 fd00::2/64", "10.0.0.1", "fd00::1"},
+		"global ones are not":     {"", "192.0.2.1/24 2001:db8::1/64", ReasonUntrusted, ReasonUntrusted},
+		"unless they are listed":  {"2001:db8::/32 192.0.2.0/24", "192.0.2.1/24 2001:db8::1/64", "192.0.2.1", "2001:db8::1"},
+		"only what is listed":     {"2001:db8::/32", "10.0.0.1/24 fd00::1/64 2001:db8::1/64", ReasonUntrusted, "2001:db8::1"},
+		"IPv4 in IPv6 is neither": {"", "::ffff:10.0.0.1/120", ReasonFamily, ReasonFamily},
+		"IPv6 only":               {"", "fd00::1/64", ReasonFamily, "fd00::1"},
+	} {
+		list := func(s string) (out []netip.Prefix) {
+			for _, p := range strings.Fields(s) {
+				out = append(out, netip.MustParsePrefix(p))
+			}
+			return out
+		}
+		trust := Trust{Prefixes: list(c.trust)}
+		for i, want := range []any{c.four, c.six} {
+			switch got := trust.home(list(c.addrs), families[i]); want := want.(type) {
+			case Reason:
+				require.Equal(t, home{why: want}, got, "%s, %v", name, families[i])
+			case string:
+				require.Equal(t, home{addr: netip.MustParseAddr(want)}, got, "%s, %v", name, families[i])
+			}
+		}
+	}
+}
+
+// TestCompact: what is kept of a flow is all of it, in 16 bytes, and the same for the same.
+func TestCompact(t *testing.T) {
+	require.LessOrEqual(t, unsafe.Sizeof(fiveTuple{}), uintptr(16))
+	require.Equal(t, Flow{}, fiveTuple{}.flow())
+	seen := map[fiveTuple]Flow{}
+	for _, proto := range []Proto{TCP, UDP} {
+		for _, f := range []Flow{flow4, flow6, flow4.Reverse(), flow6.Reverse(),
+			{Src: flow4.Dst, Dst: netip.AddrPortFrom(flow4.Src.Addr(), 80)}, {Src: ways[0][0], Dst: ways[0][1]}} {
+			f.Proto = proto
+			c, ok := compact(f)
+			require.True(t, ok)
+			require.Equal(t, f, c.flow())
+			require.Equal(t, f.Reverse(), c.reverse().flow())
+			back, _ := compact(f.Reverse())
+			require.Equal(t, back, c.reverse())
+			require.NotEqual(t, c, back)
+			require.NotContains(t, seen, c)
+			seen[c] = f
+		}
+	}
+	for _, bad := range [][2]string{{"10.0.0.1:1", "[fd00::1]:1"}, {"[fd00::1]:1", "10.0.0.1:1"}, {"[fd00::1]:1", "[fe80::1]:1"},
+		{"[fe80::1]:1", "[fd00::1]:1"}, {"[::ffff:10.0.0.1]:1", "[fd00::1]:1"}, {"10.0.0.1:1", "224.0.0.1:1"}, {"10.0.0.1:1", "10.0.0.1:2"},
+		{"[fd00::1%eth0]:1", "[fd00::2]:1"}, {"[fd00::1]:1", "[ff02::2]:1"}, {"127.0.0.1:1", "10.0.0.1:1"}} {
+		_, ok := compact(Flow{TCP, netip.MustParseAddrPort(bad[0]), netip.MustParseAddrPort(bad[1])})
+		require.False(t, ok, "%v", bad)
+	}
+	_, ok := compact(Flow{})
+	require.False(t, ok)
 }
 
 func TestEveryReasonHasWords(t *testing.T) {

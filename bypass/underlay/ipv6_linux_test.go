@@ -213,6 +213,58 @@ func TestIntegrationSolicit(t *testing.T) {
 	})
 }
 
+// Addresses, routes and neighbours of both families are news.
+func TestIntegrationWatchIPv6(t *testing.T) {
+	withPeer(t, func(peer string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		u := open(t)
+		_, err := u.Route(ctx, peer6)
+		require.NoError(t, err)
+		news := make(chan struct{}, 1000)
+		ended := make(chan error, 1)
+		go func() { ended <- u.Watch(ctx, func() { news <- struct{}{} }) }()
+		<-news // subscribed
+		inPeer(t, peer, "sysctl -qw net.ipv6.conf.p0.ndisc_notify=1")
+		moved := tap.MAC{2, 0x98, 0, 0, 0, 0x33}
+		for _, c := range []struct {
+			what, line string
+			seen       func() bool
+		}{
+			{"an address", "ip -6 addr add fd98:1::1/64 dev eth0 nodad", func() bool {
+				addrs, err := u.Addrs(ctx)
+				return err == nil && len(addrs) == 3
+			}},
+			{"a route", "ip -6 route add 2001:db8::/32 via fd98::2", func() bool {
+				r, err := u.Route(ctx, netip.MustParseAddr("2001:db8::1"))
+				return err == nil && r.Via == peer6
+			}},
+			{"a neighbour", "ip -n " + peer + " link set p0 address " + moved.String(), func() bool {
+				r, err := u.Route(ctx, peer6)
+				return err == nil && r.NextHop == moved
+			}},
+		} {
+			for len(news) > 0 {
+				<-news
+			}
+			words := strings.Fields(c.line)
+			itest.Exec(t, words[0], words[1:]...)
+			for deadline := time.After(5 * time.Second); ; {
+				select {
+				case <-news:
+				case <-deadline:
+					require.FailNow(t, "not noticed: "+c.what)
+				}
+				if c.seen() {
+					break
+				}
+			}
+		}
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
 func TestIntegrationGuardChanges(t *testing.T) {
 	withPeer(t, func(peer string) {
 		u, ctx := open(t), t.Context()
@@ -241,4 +293,42 @@ func TestChanges(t *testing.T) {
 	require.Equal(t, "; add element inet t peers4 { 10.0.0.1, 10.0.0.2 }; add element inet t peers6 { fd00::1 }", changes("t", nil, list(c, b, a)))
 	require.Equal(t, "; delete element inet t peers6 { fd00::1 }; add element inet t peers4 { 10.0.0.2 }", changes("t", list(a, c), list(a, b)))
 	require.Equal(t, "; delete element inet t peers4 { 10.0.0.1 }", changes("t", list(a), nil))
+}
+
+// IPv6 is a remark, whatever there is of it; a translation to reserved ports is no remark.
+func TestIntegrationPreflightIPv6(t *testing.T) {
+	withPeer(t, func(string) {
+		cfg := CheckConfig{Config: Config{Uplink: "eth0"}}
+		finding := func(what string) Finding {
+			for _, f := range Preflight(t.Context(), cfg) {
+				if strings.HasPrefix(f.What, what) {
+					return f
+				}
+			}
+			require.FailNow(t, "no such finding: "+what)
+			return Finding{}
+		}
+		says := func(what string) {
+			t.Helper()
+			f := finding("IPv6")
+			require.True(t, f.OK)
+			require.Empty(t, f.Remedy)
+			require.Contains(t, f.Detail, what)
+		}
+		says("[fd98::1]")
+		cfg.Trust = []netip.Prefix{netip.MustParsePrefix("2001:db8::/32")}
+		says("[fd98::1] is in no trusted prefix")
+		cfg.Trust = []netip.Prefix{netip.MustParsePrefix("fd98::/64")}
+		sysctl(t, "net.ipv6.conf.eth0.forwarding=1", "net.ipv6.conf.eth0.accept_ra=1")
+		says("accept_ra=2")
+		sysctl(t, "net.ipv6.conf.eth0.accept_ra=2")
+		require.NotContains(t, finding("IPv6").Detail, "accept_ra")
+		itest.Exec(t, "ip", "-6", "addr", "del", "fd98::1/64", "dev", "eth0")
+		says("IPv4 only: IPv6 flows stay on the overlay")
+
+		const nat = "no address translation"
+		require.True(t, finding(nat).OK)
+		itest.Exec(t, "nft", "table ip6 host_nat { chain out { type nat hook postrouting priority 100; oifname eth0 masquerade; }; }")
+		require.Contains(t, finding(nat).Detail, "masquerade")
+	})
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/viasnet/vias/bypass"
@@ -188,24 +188,32 @@ func (u *Underlay) resolve(ctx context.Context, link int, hop netip.Addr) (tap.M
 	}
 }
 
-// neighbour reads the kernel's neighbour table; a zero MAC means not resolved.
+// neighbour reads one entry of the kernel's neighbour table; a zero MAC means not resolved.
 func (u *Underlay) neighbour(link int, hop netip.Addr) (tap.MAC, int, error) {
-	list, err := u.handle.NeighList(link, family(hop))
+	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: u.neighbours}
+	req.AddData(&netlink.Ndmsg{Family: uint8(family(hop)), Index: uint32(link)})
+	req.AddData(nl.NewRtAttr(netlink.NDA_DST, hop.AsSlice()))
+	answers, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
+	if errors.Is(err, unix.ENOENT) {
+		return tap.MAC{}, 0, nil
+	}
+	if err != nil {
+		return tap.MAC{}, 0, fmt.Errorf("neighbours: %w", err)
+	}
+	if len(answers) == 0 {
+		return tap.MAC{}, 0, nil
+	}
+	n, err := netlink.NeighDeserialize(answers[0])
 	if err != nil {
 		return tap.MAC{}, 0, fmt.Errorf("neighbours: %w", err)
 	}
 	const valid = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY |
 		netlink.NUD_PROBE | netlink.NUD_PERMANENT | netlink.NUD_NOARP
-	for _, n := range list {
-		if !n.IP.Equal(net.IP(hop.AsSlice())) {
-			continue
-		}
-		if n.State&valid == 0 || len(n.HardwareAddr) != len(tap.MAC{}) {
-			return tap.MAC{}, n.State, nil
-		}
-		return tap.MAC(n.HardwareAddr), n.State, nil
+	if n.State&valid == 0 || len(n.HardwareAddr) != len(tap.MAC{}) {
+		return tap.MAC{}, n.State, nil
 	}
-	return tap.MAC{}, 0, nil
+	return tap.MAC(n.HardwareAddr), n.State, nil
 }
 
 // use makes the kernel resolve or confirm hop, as if it had a packet for it.

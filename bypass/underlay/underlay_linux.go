@@ -23,6 +23,9 @@ type Underlay struct {
 	cfg    Config
 	ns     netns.NsHandle
 	handle *netlink.Handle // its sockets live in ns
+	// neighbours is a socket for what handle cannot: to ask for one neighbour instead of
+	// all. A request locks it.
+	neighbours *nl.SocketHandle
 
 	closing  sync.Once
 	closeErr error
@@ -51,7 +54,13 @@ func Open(cfg Config) (*Underlay, error) {
 		_ = ns.Close()
 		return nil, fmt.Errorf("underlay: netlink: %w", err)
 	}
-	return &Underlay{cfg: cfg, ns: ns, handle: h}, nil
+	sock, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		_ = ns.Close()
+		return nil, fmt.Errorf("underlay: netlink: %w", err)
+	}
+	return &Underlay{cfg: cfg, ns: ns, handle: h, neighbours: &nl.SocketHandle{Socket: sock}}, nil
 }
 
 // Close ends the guard and frees the sockets. It is idempotent, and called once
@@ -60,6 +69,7 @@ func (u *Underlay) Close() error {
 	u.closing.Do(func() {
 		u.closeErr = errors.Join(u.endGuard(true), u.ns.Close())
 		u.handle.Close()
+		u.neighbours.Close()
 	})
 	return u.closeErr
 }

@@ -56,7 +56,7 @@ func (n *node) attach(ctx context.Context) error {
 
 func (n *node) setReady() {
 	if !n.ready.Swap(true) {
-		n.log.Info("node is ready", "endpoints", len(n.cfg.Endpoints))
+		n.log.Info("node is ready", "endpoints", len(n.endpointsNow()))
 	}
 }
 
@@ -77,13 +77,15 @@ func (n *node) watchPorts(ctx context.Context, d bypass.Datapath, changed chan<-
 
 // attachAll attaches all endpoints; an error says which of them could not be.
 func (n *node) attachAll(ctx context.Context) error {
+	n.attaching.Lock()
+	defer n.attaching.Unlock()
 	ports, err := n.portNumbers(ctx)
 	if err != nil {
 		return err
 	}
 	var absent []string
 	var errs []error
-	for _, e := range n.cfg.Endpoints {
+	for _, e := range n.endpointsNow() {
 		ofport := e.Ofport
 		if ofport == 0 {
 			ofport = ports[e.Port]
@@ -122,7 +124,7 @@ func (n *node) attachOne(ctx context.Context, e nodecfg.Endpoint, ofport uint32)
 func (n *node) portNumbers(ctx context.Context) (map[string]uint32, error) {
 	numbers := map[string]uint32{}
 	asks := false
-	for _, e := range n.cfg.Endpoints {
+	for _, e := range n.endpointsNow() {
 		asks = asks || e.Ofport == 0
 	}
 	if !asks {

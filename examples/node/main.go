@@ -5,6 +5,8 @@
 //	node check -config node.json      is all there that it needs?
 //	node status -config node.json     peers, paths, flows and why they are where they are
 //	node policy -config node.json X   replace the policy: bypass, overlay or JSON
+//	node attach -config node.json X   add or replace the endpoint X (JSON), until the end
+//	node detach -config node.json X   take the endpoint of that name off the network
 //	node id -identity FILE            print the peer ID, making the identity if need be
 //
 // The least node.json, for the overlay only; 10.99.0.1 is this host, and it serves
@@ -68,11 +70,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	commands := map[string]command{
 		"": runCommand, "run": runCommand, "check": checkCommand, "status": statusCommand,
-		"policy": policyCommand, "id": idCommand,
+		"policy": policyCommand, "attach": attachCommand, "detach": detachCommand, "id": idCommand,
 	}
 	do := commands[name]
 	if do == nil {
-		fmt.Fprintf(stderr, "node: no command %q: there are run, check, status, policy and id\n", name)
+		fmt.Fprintf(stderr, "node: no command %q: there are run, check, status, policy, attach, detach and id\n", name)
 		return 2
 	}
 	err := do(ctx, args, stdout, stderr)

@@ -35,8 +35,11 @@ type node struct {
 	// datapath is the switch, once the Network has opened it; never with no bridge.
 	datapath atomic.Pointer[bypass.Datapath]
 
+	attaching sync.Mutex // serialises what attaches and detaches endpoints
+
 	mu      sync.Mutex // guards what follows
 	policy  nodecfg.Policy
+	wanted  []nodecfg.Endpoint
 	ofports map[string]uint32 // of local endpoints, by name; 0 = not there
 }
 
@@ -78,7 +81,7 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 		return err
 	}
 	defer socket.Close() // and with it goes its path
-	n := &node{cfg: cfg, log: log, since: time.Now(), policy: cfg.Policy, ofports: map[string]uint32{}}
+	n := &node{cfg: cfg, log: log, since: time.Now(), policy: cfg.Policy, wanted: cfg.Endpoints, ofports: map[string]uint32{}}
 	config := vias.Config{
 		Name:      cfg.Network,
 		Identity:  identity,
@@ -157,7 +160,7 @@ func (n *node) intend(ctx context.Context) error {
 		}
 		n.log.Info("peer added", "peer", p.ID.Short(), "name", p.Name)
 	}
-	for _, e := range n.cfg.Endpoints {
+	for _, e := range n.endpointsNow() {
 		// Its port of the switch follows, when the switch is there; the overlay need
 		// not wait for it.
 		if err := n.network.Attach(ctx, endpoint(e, 0)); err != nil {

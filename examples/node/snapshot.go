@@ -38,7 +38,7 @@ func (n *node) snapshot(ctx context.Context) nodeapi.Status {
 func (n *node) endpoints(peers []vias.PeerStatus) []nodeapi.Endpoint {
 	list := []nodeapi.Endpoint{}
 	n.mu.Lock()
-	for _, e := range n.cfg.Endpoints {
+	for _, e := range n.wanted {
 		list = append(list, nodeapi.Endpoint{Name: e.Name, MAC: e.MAC, IPs: e.IPs, Ofport: n.ofports[e.Name]})
 	}
 	n.mu.Unlock()

@@ -57,7 +57,7 @@ func removeStale(path string) error {
 // Times and sizes of the status socket.
 const (
 	requestTime = 10 * time.Second
-	maxPolicy   = 1 << 20 // bytes
+	maxBody     = 1 << 20 // bytes
 )
 
 // serveStatus answers until ctx ends.
@@ -65,6 +65,8 @@ func (n *node) serveStatus(ctx context.Context, socket *statusSocket) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+nodeapi.StatusPath, n.getStatus)
 	mux.HandleFunc("PUT "+nodeapi.PolicyPath, n.putPolicy)
+	mux.HandleFunc("PUT "+nodeapi.EndpointsPath+"{name}", n.putEndpoint)
+	mux.HandleFunc("DELETE "+nodeapi.EndpointsPath+"{name}", n.deleteEndpoint)
 	server := &http.Server{Handler: mux, ReadTimeout: requestTime, WriteTimeout: requestTime, ErrorLog: nil}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -79,7 +81,7 @@ func (n *node) getStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func (n *node) putPolicy(w http.ResponseWriter, r *http.Request) {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicy))
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
 		return

@@ -76,7 +76,7 @@ func newTestNode(t *testing.T, bridge string) (*node, nodeapi.Client) {
 		Name: "blue", Identity: id, Transport: overlaytest.NewNet(overlaytest.Config{}).Opener(),
 		Device: func(context.Context) (tap.Device, error) { d, _ := taptest.Pipe(1400); return d, nil },
 	}
-	n := &node{cfg: c, log: slog.New(slog.DiscardHandler), since: time.Now(), policy: c.Policy, ofports: map[string]uint32{}}
+	n := &node{cfg: c, log: slog.New(slog.DiscardHandler), since: time.Now(), policy: c.Policy, wanted: c.Endpoints, ofports: map[string]uint32{}}
 	if bridge != "" {
 		sw := bypasstest.NewWire().NewSwitch(bypasstest.SwitchConfig{})
 		config.Bypass, err = bypass.NewHost(bypass.HostConfig{Underlay: bypasstest.NewUnderlay(),
@@ -161,6 +161,30 @@ func TestStatusOfFlows(t *testing.T) {
 	require.Equal(t, 1, strings.Count(string(b), "retry_at"))
 }
 
+// An endpoint can come and go while the node runs.
+func TestAttachDetach(t *testing.T) {
+	n, c := newTestNode(t, "")
+	require.NoError(t, n.network.Ready(t.Context()))
+	two := nodecfg.Endpoint{Name: "c/2", MAC: tap.MAC{2, 2}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}
+	// What a whole configuration needs besides is not this test's matter.
+	n.cfg.Identity, n.cfg.Status, n.cfg.TAP.Name = "i", "s", "t"
+	n.cfg.Signal.TCP, n.cfg.Listen = netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.1:2")
+	require.NoError(t, c.Attach(t.Context(), two))
+	require.NoError(t, c.Attach(t.Context(), two), "idempotent")
+	s, err := c.Status(t.Context())
+	require.NoError(t, err)
+	require.Len(t, s.Endpoints, 2)
+	clash := two
+	clash.Name = "c3"
+	require.ErrorContains(t, c.Attach(t.Context(), clash), "twice")
+	require.NoError(t, c.Detach(t.Context(), "c/2"))
+	require.NoError(t, c.Detach(t.Context(), "c1"))
+	require.ErrorContains(t, c.Detach(t.Context(), "c1"), "no endpoint")
+	s, err = c.Status(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, s.Endpoints)
+}
+
 func TestPolicyRefused(t *testing.T) {
 	_, c := newTestNode(t, "")
 	require.ErrorContains(t, c.SetPolicy(t.Context(), nodecfg.Policy{}), "no bridge")
@@ -169,7 +193,7 @@ func TestPolicyRefused(t *testing.T) {
 		code               int
 	}{
 		{http.MethodPut, nodeapi.PolicyPath, `{"default":"x"}`, http.StatusBadRequest},
-		{http.MethodPut, nodeapi.PolicyPath, strings.Repeat(" ", maxPolicy+1), http.StatusBadRequest},
+		{http.MethodPut, nodeapi.PolicyPath, strings.Repeat(" ", maxBody+1), http.StatusBadRequest},
 		{http.MethodPost, nodeapi.PolicyPath, `{}`, http.StatusMethodNotAllowed},
 		{http.MethodGet, "/", ``, http.StatusNotFound},
 	} {

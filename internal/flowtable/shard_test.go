@@ -15,7 +15,7 @@ func TestShardsAgainstMap(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	table, model, now := New(64*8), map[bypass.Flow]*Entry{}, time.Unix(1000, 0)
 	kinds := []func(int) bypass.Flow{flow, flow6, udp}
-	for range 30_000 {
+	for range 20_000 {
 		f := kinds[r.IntN(len(kinds))](r.IntN(150))
 		switch r.IntN(200) {
 		case 0:
@@ -73,7 +73,7 @@ func TestBriefUDPPushesOutItself(t *testing.T) {
 	for range bypass.DefaultUDPPackets {
 		long.In.Add(100)
 	}
-	for i := range 50_000 {
+	for i := range 15_000 {
 		now = now.Add(time.Millisecond)
 		_, fresh := table.Track(udp(i), now)
 		require.True(t, fresh)

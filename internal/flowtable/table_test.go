@@ -269,7 +269,7 @@ func TestMemory(t *testing.T) {
 }
 
 func testMemory(t *testing.T, flow func(int) bypass.Flow) {
-	const flows = 100_000
+	const flows = 50_000
 	inUse := func() uint64 {
 		runtime.GC()
 		runtime.GC()

@@ -29,6 +29,9 @@ const (
 	// LearnRate is how many stations are learned per second at most, so that a
 	// workload with random source addresses does not make every frame a change.
 	LearnRate = 256
+	// DetachedAge is how long a station that was detached is not learned: what is still
+	// heard of it is left over from before it moved, and must not be announced.
+	DetachedAge = time.Minute
 )
 
 // Endpoint is a station as its node describes it to others.
@@ -104,7 +107,10 @@ type Conflict struct {
 type Change struct {
 	Up, Down  []*Station // stations that came, went, or (in both) changed
 	Conflicts []Conflict // refusals that are new
+	// Freed are local stations whose MAC a peer claimed too and does no longer: what was
+	// learned of them in the meantime may lead there.
+	Freed []*Station
 }
 
 // Empty tells whether nothing changed.
-func (c Change) Empty() bool { return len(c.Up)+len(c.Down)+len(c.Conflicts) == 0 }
+func (c Change) Empty() bool { return len(c.Up)+len(c.Down)+len(c.Conflicts)+len(c.Freed) == 0 }

@@ -35,6 +35,7 @@ type Table struct {
 	mu        sync.Mutex // guards everything below and serialises changes of view
 	attached  map[string]*Station
 	learned   map[tap.MAC]*Station
+	detached  map[tap.MAC]time.Time // until when a MAC is not learned
 	peers     map[overlay.PeerID]*claims
 	arrivals  uint64
 	refused   map[Conflict]struct{}
@@ -55,6 +56,7 @@ func New() *Table {
 	t := &Table{
 		attached: map[string]*Station{},
 		learned:  map[tap.MAC]*Station{},
+		detached: map[tap.MAC]time.Time{},
 		peers:    map[overlay.PeerID]*claims{},
 		refused:  map[Conflict]struct{}{},
 	}
@@ -94,9 +96,21 @@ func (t *Table) Attach(e Endpoint, ofport uint32) (Change, error) {
 	if o := t.attached[e.Name]; o != nil && o.same(s) {
 		return Change{}, nil
 	}
+	t.goneLocked(t.attached[e.Name])
 	t.attached[e.Name] = s
 	delete(t.learned, e.MAC)
+	delete(t.detached, e.MAC)
 	return t.rebuildLocked(), nil
+}
+
+// goneLocked notes that s, if there is one, is attached no longer.
+func (t *Table) goneLocked(s *Station) {
+	if s == nil {
+		return
+	}
+	now := time.Now()
+	maps.DeleteFunc(t.detached, func(_ tap.MAC, until time.Time) bool { return !now.Before(until) })
+	t.detached[s.MAC] = now.Add(DetachedAge)
 }
 
 // Detach removes the local endpoint of that name, if there is one.
@@ -106,12 +120,14 @@ func (t *Table) Detach(name string) Change {
 	if t.attached[name] == nil {
 		return Change{}
 	}
+	t.goneLocked(t.attached[name])
 	delete(t.attached, name)
 	return t.rebuildLocked()
 }
 
 // Learn notes that mac was seen as a source on the device. false: not learned,
-// because somebody else speaks for it, the table is full, or too many came at once.
+// because somebody else speaks for it, it was just detached, the table is full, or too
+// many came at once.
 func (t *Table) Learn(mac tap.MAC, now time.Time) (*Station, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -119,7 +135,7 @@ func (t *Table) Learn(mac tap.MAC, now time.Time) (*Station, bool) {
 	if s := v.macs[mac]; s != nil {
 		return s, s.Local()
 	}
-	if mac.IsMulticast() || mac.IsZero() || len(t.learned) >= MaxLearned || !t.learnTokenLocked(now) {
+	if now.Before(t.detached[mac]) || mac.IsMulticast() || mac.IsZero() || len(t.learned) >= MaxLearned || !t.learnTokenLocked(now) {
 		return nil, false
 	}
 	s := &Station{Endpoint: Endpoint{MAC: mac}, Learned: true, seen: new(atomic.Int64)}
@@ -289,6 +305,12 @@ func (t *Table) rebuildLocked() Change {
 	for c := range b.refused {
 		if _, known := t.refused[c]; !known {
 			b.change.Conflicts = append(b.change.Conflicts, c)
+		}
+	}
+	for c := range t.refused {
+		s := b.next.macs[c.MAC]
+		if _, still := b.refused[c]; !still && !c.IP.IsValid() && c.Holder.IsZero() && s != nil && s.Local() {
+			b.change.Freed = append(b.change.Freed, s)
 		}
 	}
 	t.conflicts.Add(uint64(len(b.change.Conflicts)))

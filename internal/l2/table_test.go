@@ -145,6 +145,45 @@ func TestLearn(t *testing.T) {
 	require.True(t, table.Age(now).Empty())
 }
 
+// What is still heard of a station that was detached is no reason to announce it: its new
+// host would be refused.
+func TestDetachedIsNotLearned(t *testing.T) {
+	table := New()
+	_, err := table.Attach(Endpoint{Name: "a", MAC: mac1}, 1)
+	require.NoError(t, err)
+	_, err = table.Attach(Endpoint{Name: "a", MAC: mac2}, 1)
+	require.NoError(t, err)
+	table.Detach("a")
+	for _, m := range []tap.MAC{mac1, mac2} {
+		_, ok := table.Learn(m, time.Now())
+		require.False(t, ok)
+		_, ok = table.Learn(m, time.Now().Add(DetachedAge+time.Second))
+		require.True(t, ok)
+	}
+	require.Len(t, table.Locals(), 2)
+}
+
+// A local station that a peer has claimed is told about when the peer does no longer.
+func TestFreed(t *testing.T) {
+	table := New()
+	announce(t, table, peerA, Endpoint{MAC: mac1, Name: "a"})
+	announce(t, table, peerB, Endpoint{MAC: mac1, Name: "a"})
+	c, err := table.Attach(Endpoint{Name: "a", MAC: mac1}, 1)
+	require.NoError(t, err)
+	require.Len(t, c.Conflicts, 2)
+	require.Empty(t, c.Freed)
+	c, err = table.Announce(peerA, Announcement{Version: 2, Base: 1, Add: []Endpoint{{MAC: mac2}}})
+	require.NoError(t, err)
+	require.Empty(t, c.Freed)
+	c, err = table.Announce(peerA, Announcement{Version: 3, Base: 2, Remove: []tap.MAC{mac1}})
+	require.NoError(t, err)
+	require.Len(t, c.Freed, 1)
+	require.Equal(t, mac1, c.Freed[0].MAC)
+	require.Len(t, table.Forget(peerB).Freed, 1)
+	announce(t, table, peerB, Endpoint{MAC: mac1})
+	require.Empty(t, table.Detach("a").Freed, "it is the peer's now")
+}
+
 func TestEndpointCheck(t *testing.T) {
 	for name, e := range map[string]Endpoint{
 		"zero MAC":    {},

@@ -45,9 +45,9 @@ type network struct {
 
 func (s *system) network() network {
 	router := s.cfg.site(1)
-	n := network{macs: map[netip.Addr]tap.MAC{gateway(): router.routerMAC(), router.gateway6(): router.routerMAC()}}
+	n := network{macs: map[netip.Addr]tap.MAC{gateway(): router.routerMAC(), router.gateway6(): router.routerMAC(), linkLocal(254): router.routerMAC()}}
 	for _, h := range s.hosts {
-		n.macs[h.Addr], n.macs[h.Addr6] = h.MAC, h.MAC
+		n.macs[h.Addr], n.macs[h.Addr6], n.macs[linkLocal(h.Index)] = h.MAC, h.MAC, h.MAC
 	}
 	return n
 }

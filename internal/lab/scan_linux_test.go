@@ -20,8 +20,8 @@ const (
 	nativeScan = 4 * time.Second // of the same, past the nodes
 	scanTime   = 17 * time.Second
 	// What another guest's transfer must keep while a guest scans. The switches are in user
-	// space and on the same cores as nodes, guests and scan, and lose some of what natively
-	// passes; with switches that wait for the nodes it keeps a fiftieth or less.
+	// space and on the same cores as nodes, guests and scan; without the allowance of SYNs
+	// (pump.Opens) it keeps a fiftieth or less.
 	leastShare = 0.15
 	// It never stands still for longer than a withdrawn bypass may make it.
 	longestStop = 3 // seconds

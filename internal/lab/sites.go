@@ -57,6 +57,10 @@ func (s site) prefix6() netip.Prefix {
 // gateway6 is the router's IPv6 address in the site.
 func (s site) gateway6() netip.Addr { return nth(s.prefix6(), 254) }
 
+// linkLocal is what host nr has beside its address, and the router as number 254: the
+// kernel's own neighbour discovery needs one.
+func linkLocal(nr int) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(nr)}) }
+
 // nth is an address whose last byte is n.
 func nth(p netip.Prefix, n byte) netip.Addr {
 	a := p.Addr().AsSlice()

@@ -50,6 +50,7 @@ func (l *Lab) link(ctx context.Context, s site) error {
 	return l.ips(ctx, s.namespace,
 		fmt.Sprintf("link set %s mtu %d up", s.bridge, l.cfg.UnderlayMTU),
 		fmt.Sprintf("addr add %s/%d dev %s", s.gateway(), s.Prefix.Bits(), s.bridge),
+		fmt.Sprintf("addr add %s/64 dev %s nodad", linkLocal(254), s.bridge),
 		fmt.Sprintf("addr add %s/%d dev %s nodad", s.gateway6(), s.prefix6().Bits(), s.bridge))
 }
 

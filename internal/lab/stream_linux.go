@@ -65,7 +65,11 @@ const (
 
 // startStream connects to a port of the second host's container, over IPv4 or IPv6.
 func (l *Lab) startStream(k Kind, port uint16) (*stream, error) {
-	a, b := l.hosts[0].Containers[0], l.hosts[1].Containers[0]
+	return startStreamBetween(l.hosts[0].Containers[0], l.hosts[1].Containers[0], k, port)
+}
+
+// startStreamBetween connects container a to a port of b.
+func startStreamBetween(a, b Container, k Kind, port uint16) (*stream, error) {
 	var ln *net.TCPListener
 	err := within(b.Namespace, func() (err error) {
 		ln, err = net.ListenTCP(k.network(), net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.addr(k), port)))

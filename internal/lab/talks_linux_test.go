@@ -12,8 +12,11 @@ import (
 	"github.com/viasnet/vias/internal/nodecfg"
 )
 
-// talkPort is the server's, of every kind.
-const talkPort = 5500
+const (
+	talkPort = 5500  // the server's, of every kind
+	talkRate = 300e3 // bytes a second, each way, of UDP
+	talkEnd  = time.Minute
+)
 
 // talk is a transfer of one kind between the first containers, both ways at once, whose
 // end says whether it arrived whole.
@@ -34,7 +37,7 @@ func (s *system) startTalks(packet int) (all []*talk) {
 		if k.UDP {
 			k.packets, err = s.startDatagrams(k.Kind, talkPort, packet-k.headers())
 			require.NoError(s.t, err, k.String())
-			k.packets.rate.Store(200)
+			k.packets.rate.Store(talkRate / int64(packet))
 			s.t.Cleanup(k.packets.abort)
 		} else {
 			k.stream, err = s.startStream(k.Kind, talkPort)
@@ -74,12 +77,13 @@ func (k *talk) ends() [2]syscall.Conn {
 	return [2]syscall.Conn{k.stream.client, k.stream.server}
 }
 
-// finish ends it and requires that it arrived whole. Datagrams may be lost where a queue
-// of a busy machine overflows, but hardly any: a move loses none.
+// finish ends it and requires that it arrived whole: every byte of TCP, and of UDP nothing
+// but what was sent, once. Datagrams are lost while a switch of a busy machine does not
+// run, and while a path is silent that nobody has left yet; most must arrive.
 func (s *system) finish(k *talk) {
 	s.t.Helper()
 	if !k.UDP {
-		there, back, err := k.stream.finish(finishTime)
+		there, back, err := k.stream.finish(talkEnd)
 		require.NoError(s.t, err, k.String())
 		s.t.Logf("%s: %d and %d bytes, the checksums are equal", k, there, back)
 		return
@@ -88,8 +92,8 @@ func (s *system) finish(k *talk) {
 	require.NoError(s.t, err, k.String())
 	s.t.Logf("%s: %d datagrams there, of which %d are lost, and %d back, of which %d", k, t[0].Sent, t[0].Sent-t[0].Arrived, t[1].Sent, t[1].Sent-t[1].Arrived)
 	for _, way := range t {
-		require.LessOrEqual(s.t, way.lost(), 0.02, k.String())
-		require.Greater(s.t, way.Sent, 100, k.String())
+		require.Less(s.t, way.lost(), 0.5, k.String())
+		require.Greater(s.t, way.Sent, 50, k.String())
 	}
 }
 
@@ -156,6 +160,15 @@ func (s *system) requireWay(talks []*talk, m Mode) {
 		return false
 	})
 	s.t.Logf("%s: bytes by rules %v, by the TAPs %d", m, rules, taps)
+}
+
+// startPatientNodes starts nodes that bypass everything, over paths that may be slow: how
+// soon a busy machine answers is of no interest here.
+func (s *system) startPatientNodes() {
+	s.t.Helper()
+	require.NoError(s.t, s.startNodesAs(s.t.Context(), s.buildNode(), func(_ *Host, c *nodecfg.Config) {
+		c.Policy, c.Trust = nodecfg.Policy{Default: nodecfg.Bypass}, nodecfg.Trust{MaxRTT: nodecfg.Duration(time.Second)}
+	}))
 }
 
 // requireMoves: all talks are bypassed, fall back to the overlay, and return.

@@ -178,6 +178,7 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	return l.ips(ctx, h.Namespace,
 		"link set "+uplink+" up",
 		fmt.Sprintf("addr add %s/%d dev %s", h.Addr, at.Prefix.Bits(), bridge),
+		fmt.Sprintf("addr add %s/64 dev %s nodad", linkLocal(h.Index), bridge),
 		fmt.Sprintf("addr add %s/%d dev %s nodad", h.Addr6, at.prefix6().Bits(), bridge),
 		"link set "+bridge+" up",
 		"route add default via "+at.gateway().String(),

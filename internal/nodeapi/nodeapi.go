@@ -3,6 +3,8 @@
 //
 //	GET /v1/status   a Status
 //	PUT /v1/policy   body: a nodecfg.Policy; replaces the node's policy
+//	PUT /v1/endpoints/NAME      body: a nodecfg.Endpoint; attaches it, or replaces it
+//	DELETE /v1/endpoints/NAME   detaches it
 //
 // A refusal has a status of 400 or above and an Error.
 package nodeapi
@@ -17,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/viasnet/vias/internal/nodecfg"
@@ -28,6 +31,8 @@ import (
 const (
 	StatusPath = "/v1/status"
 	PolicyPath = "/v1/policy"
+	// EndpointsPath is followed by an endpoint's name.
+	EndpointsPath = "/v1/endpoints/"
 )
 
 // Status is a snapshot of a node.
@@ -153,6 +158,24 @@ func (c Client) Status(ctx context.Context) (*Status, error) {
 func (c Client) SetPolicy(ctx context.Context, p nodecfg.Policy) error {
 	if err := c.do(ctx, http.MethodPut, PolicyPath, p, nil); err != nil {
 		return fmt.Errorf("node policy: %w", err)
+	}
+	return nil
+}
+
+// Attach adds an endpoint to the node, or replaces one of that name, until the node ends.
+// It returns when the node's switch has confirmed.
+func (c Client) Attach(ctx context.Context, e nodecfg.Endpoint) error {
+	if err := c.do(ctx, http.MethodPut, EndpointsPath+url.PathEscape(e.Name), e, nil); err != nil {
+		return fmt.Errorf("node attach: %w", err)
+	}
+	return nil
+}
+
+// Detach takes an endpoint off the node, and returns when nothing of its flows is in the
+// switch any more.
+func (c Client) Detach(ctx context.Context, name string) error {
+	if err := c.do(ctx, http.MethodDelete, EndpointsPath+url.PathEscape(name), nil, nil); err != nil {
+		return fmt.Errorf("node detach: %w", err)
 	}
 	return nil
 }

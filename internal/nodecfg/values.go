@@ -85,6 +85,15 @@ func ParsePolicy(text []byte) (Policy, error) {
 	return p, p.Validate()
 }
 
+// ParseEndpoint reads an endpoint. A Config that has it tells what is wrong with it.
+func ParseEndpoint(text []byte) (Endpoint, error) {
+	var e Endpoint
+	if err := strict(text, &e); err != nil {
+		return Endpoint{}, fmt.Errorf("endpoint: %w", err)
+	}
+	return e, nil
+}
+
 // Validate says what is wrong with p.
 func (p Policy) Validate() error {
 	if p.Default != "" && p.Default != Bypass && p.Default != Overlay {

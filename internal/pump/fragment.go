@@ -90,24 +90,51 @@ func (o *Out) fragment(p *Port, frame []byte, f tap.Offload, mtu int) error {
 		o.finished.Reset()
 		done = o.cutter.Next(o.finished)
 		for i := range o.finished.Len() {
-			if !o.split(p, o.finished.Frame(i)) {
+			o.split(p, o.finished.Frame(i))
+		}
+	}
+	return nil
+}
+
+// fragmentIP does the same with packets that are longer than mtu, but may be cut by routers.
+func (o *Out) fragmentIP(p *Port, frame []byte, f tap.Offload, mtu int) error {
+	if err := o.cutter.Reset(frame, f, o.Device.MTU()); err != nil {
+		return err
+	}
+	if o.finished == nil {
+		o.finished = tap.NewBatch(finishedFrames, finishedBytes)
+	}
+	if o.pieces == nil {
+		o.pieces = tap.NewBatch(maxPieces, finishedBytes)
+	}
+	for done := false; !done; {
+		o.finished.Reset()
+		done = o.cutter.Next(o.finished)
+		for i := range o.finished.Len() {
+			o.pieces.Reset()
+			if !seg.FragmentIPv4(o.pieces, o.finished.Frame(i), mtu) {
 				o.Counters.Drop(OutTooLong)
+				continue
+			}
+			for k := range o.pieces.Len() {
+				o.split(p, o.pieces.Frame(k))
 			}
 		}
 	}
 	return nil
 }
 
-// split appends a finished frame, whole or in parts. false: it takes too many.
-func (o *Out) split(p *Port, frame []byte) bool {
+// split appends a finished frame, whole or in parts. One that takes too many is dropped.
+func (o *Out) split(p *Port, frame []byte) {
 	if len(frame) <= p.room() {
 		copy(o.reserve(p, len(frame)), frame)
 		p.batch.Commit(len(frame), tap.Offload{})
-		return true
+		return
 	}
 	count, size, ok := shares(len(frame), int(p.limit.Load())-fragmentHeader)
 	if !ok || len(frame) > tap.MaxFrame {
-		return false
+		o.Counters.Drop(OutTooLong)
+		return
 	}
 	f := fragment{count: count, length: len(frame), number: p.frames}
 	p.frames++
@@ -123,7 +150,6 @@ func (o *Out) split(p *Port, frame []byte) bool {
 		p.batch.Commit(len(d), tap.Offload{})
 	}
 	p.Out.Add(len(frame))
-	return true
 }
 
 // reserve makes room in p's batch, which takes any datagram of the link when it is empty.

@@ -128,7 +128,7 @@ func TestReassemblyIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			counters, now := &Counters{}, time.Unix(1000, 0)
 			asm := reassembly{counters: counters}
-			const n = 500
+			const n = 150
 			last := make([][]byte, n)
 			frames := make([][]byte, n)
 			for i := range n {

@@ -2,11 +2,13 @@ package pump
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/internal/control"
+	"github.com/viasnet/vias/internal/l2"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"
 )
@@ -54,7 +56,25 @@ func newEnds(tb testing.TB, linkMTU, deviceMTU, peerMTU int) *ends {
 	there := NewPort(&wire{peer: overlay.PeerID{9}})
 	there.SetReady(deviceMTU)
 	e.in = NewIn(InConfig{Shared: mirrored(tb, there), Port: there, Writer: NewWriter(w), Flush: func() error { return nil }})
+	e.addIPv6(tb)
 	return e
+}
+
+// addIPv6 gives both stations IPv6 addresses, on both nodes.
+func (e *ends) addIPv6(tb testing.TB) {
+	near, far := packet{v6: true}.ends()
+	for _, s := range []*l2.Table{e.out.Stations, e.in.Stations} {
+		here := l2.Endpoint{Name: "here", MAC: macHere, IPs: []netip.Addr{ipHere, near}, Tag: "h"}
+		there := l2.Endpoint{Name: "there", MAC: macThere, IPs: []netip.Addr{ipThere, far}}
+		local, remote, peer := here, there, peerID
+		if s == e.in.Stations {
+			local, remote, peer = there, here, overlay.PeerID{9}
+		}
+		_, err := s.Attach(local, 4)
+		require.NoError(tb, err)
+		_, err = s.Announce(peer, l2.Announcement{Version: 1, Add: []l2.Endpoint{remote}})
+		require.NoError(tb, err)
+	}
 }
 
 // receive gives the link's datagrams to In, some at a time.

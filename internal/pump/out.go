@@ -21,6 +21,7 @@ const (
 	// Of what is to go in fragments: one frame, or some segments of a super-frame.
 	finishedFrames = 16
 	finishedBytes  = 2 * tap.MaxFrame
+	maxPieces      = 128
 )
 
 // Shared is what the pumps of one Network share.
@@ -73,6 +74,7 @@ type Out struct {
 	now        time.Time
 	dirty      []*Port
 	finished   *tap.Batch
+	pieces     *tap.Batch // IP's fragments of one frame
 	notices    notices
 	scratch    [flowtable.MaxHeldFrame]byte
 }

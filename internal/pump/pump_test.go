@@ -274,32 +274,42 @@ func TestTriggerReasons(t *testing.T) {
 	}
 }
 
-func TestEarly(t *testing.T) {
-	for name, c := range map[string]struct {
-		proto   bypass.Proto
-		verdict bypass.Verdict
-		packets int // of size bytes each, one out, one in, and so on
-		size    int
-		early   bool
-	}{
-		"TCP at once":                 {bypass.TCP, bypass.Verdict{}, 0, 0, false},
-		"TCP before its bytes":        {bypass.TCP, bypass.Verdict{After: 1000, Packets: 1}, 9, 111, true},
-		"TCP after its bytes":         {bypass.TCP, bypass.Verdict{After: 1000, Packets: 100}, 10, 100, false},
-		"UDP, a question and answer":  {bypass.UDP, bypass.Verdict{}, 2, 500, true},
-		"UDP, one packet short":       {bypass.UDP, bypass.Verdict{}, bypass.DefaultUDPPackets - 1, 100, true},
-		"UDP after its packets":       {bypass.UDP, bypass.Verdict{}, bypass.DefaultUDPPackets, 100, false},
-		"UDP after its bytes":         {bypass.UDP, bypass.Verdict{}, 2, bypass.DefaultUDPBytes / 2, false},
-		"UDP at once":                 {bypass.UDP, bypass.Verdict{Packets: 1}, 1, 1, false},
-		"UDP, more packets":           {bypass.UDP, bypass.Verdict{Packets: 100}, 99, 100, true},
-		"UDP, more packets, by bytes": {bypass.UDP, bypass.Verdict{Packets: 100, After: 5000}, 50, 100, false},
+// A UDP flow is asked for by the end whose packet is the one that is enough, counting both ways. It
+// is never held.
+func TestTriggerUDP(t *testing.T) {
+	for name, v := range map[string]bypass.Verdict{
+		"packets": {Bypass: true}, "bytes": {Bypass: true, Packets: 1000, After: 16 * 142},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := bypass.Flow{Proto: c.proto, Src: netip.AddrPortFrom(ipHere, 1), Dst: netip.AddrPortFrom(ipThere, 2)}
-			e, _ := flowtable.New(0).Track(f, time.Now())
-			for i := range c.packets {
-				[]*flowtable.Counter{&e.Out, &e.In}[i%2].Add(c.size)
+			for _, p := range []packet{{proto: 17, payload: 100}, {v6: true, proto: 17, payload: 80}} {
+				m := &member{}
+				e := newEnds(t, 1400, 1500, 1500)
+				e.out.Bypass = true
+				e.out.Trigger = Trigger{
+					Policy: func() (bypass.Policy, uint64) {
+						return func(bypass.Request) bypass.Verdict { return v }, 1
+					},
+					Asker: m, Holds: flowtable.NewHolds(), Held: func() {},
+				}
+				out := p.build()
+				var packet bypass.Packet
+				bypass.NewClassifier().Classify(out, &packet)
+				require.Equal(t, bypass.ReasonNone, packet.Reason)
+				entry, _ := e.out.Flows.Track(packet.Flow, time.Now())
+				for range bypass.DefaultUDPPackets - 2 {
+					entry.In.Add(len(out)) // as an In does
+				}
+				e.pass(t, out, tap.Offload{})
+				_, reason := entry.State()
+				require.Equal(t, bypass.ReasonThreshold, reason)
+				require.Zero(t, m.requests)
+				e.pass(t, out, tap.Offload{})
+				require.Equal(t, 1, m.requests)
+				require.Zero(t, e.out.Trigger.Holds.Len())
+				require.Len(t, e.wire.frames, 1)
+				there := e.in.Flows.Get(packet.Flow.Reverse())
+				require.Equal(t, uint64(2), there.In.Packets(), "the other end knows of it too")
 			}
-			require.Equal(t, c.early, early(e, c.verdict))
 		})
 	}
 }

@@ -9,21 +9,24 @@ import (
 )
 
 // send appends a frame to what goes to p: whole if it fits a datagram of the link, TCP in smaller
-// segments, everything else in fragments. What the peer's device does not take is dropped; then
-// mtu says what it does take.
+// segments, everything else in fragments. What the peer's device does not take becomes IP's own
+// fragments if its sender allows that, and is dropped otherwise; then mtu says what it does take.
 func (o *Out) send(p *Port, frame []byte, f tap.Offload) (mtu int) {
 	o.open(p)
 	mtu = p.DeviceMTU(o.Device.MTU())
-	err := seg.ErrTooLong
+	var err error
 	switch {
 	case f.GSO == tap.GSOTCP4 || f.GSO == tap.GSOTCP6:
 		err = o.cutter.Reset(frame, f, min(mtu, seg.MTU(frame, p.room())))
 	case longest(frame, f) <= p.room():
 		err = o.cutter.Reset(frame, f, mtu)
 	case f.GSO == tap.GSONone && o.cutter.ResetSegment(frame, f, min(mtu, seg.MTU(frame, p.room()))):
-		err = nil
+		// The cutter has it.
 	default:
 		err = o.fragment(p, frame, f, mtu)
+	}
+	if errors.Is(err, seg.ErrTooLong) && seg.MayFragment(frame, mtu) {
+		err = o.fragmentIP(p, frame, f, mtu)
 	}
 	switch {
 	case errors.Is(err, seg.ErrTooLong):

@@ -78,6 +78,37 @@ func TestTooBigAndSuperFrames(t *testing.T) {
 	require.Len(t, e.wire.frames, 7)
 }
 
+// What may be cut by routers is, for a peer's device that takes less.
+func TestFragmentsOfIP(t *testing.T) {
+	e := newEnds(t, 1400, 9000, 1500)
+	for _, p := range []packet{{proto: 17, payload: 4000}, {proto: 17, payload: 8900, tagged: true}} {
+		l3 := p.headers() - 28
+		free := func(f []byte) []byte {
+			f[l3+6] = 0
+			seg.PutIPv4Checksum(f[l3 : l3+20])
+			return f
+		}
+		want := tap.NewBatch(10, 20000)
+		require.True(t, seg.FragmentIPv4(want, free(p.build()), 1500))
+		check := func(f []byte, o tap.Offload) {
+			e.pass(t, free(f), o)
+			require.Len(t, e.wire.frames, want.Len())
+			for i := range want.Len() {
+				require.Equal(t, want.Frame(i), e.wire.frames[i])
+			}
+		}
+		check(p.build(), tap.Offload{})
+		check(p.partial())
+	}
+	f, o := packet{proto: 17, payload: 8000}.super(2000)
+	f[20] = 0
+	seg.PutIPv4Checksum(f[14:34])
+	e.pass(t, f, o)
+	require.Len(t, e.wire.frames, 4*2)
+	require.Empty(t, e.told.frames)
+	require.Zero(t, e.out.Counters.Dropped(OutTooLong))
+}
+
 // Errors are not answered, nor what has no one sender and receiver.
 func TestTooBigIsNotSaid(t *testing.T) {
 	f4, f6 := packet{proto: 17, payload: 3000}, packet{v6: true, proto: 17, payload: 3000}

@@ -37,6 +37,10 @@ type Trigger struct {
 
 // ask decides what is to be done for the bypass of a flow whose packet is o.packet.
 // true: the frame was held.
+//
+// UDP has no opener: both ends count both ways, and the end whose packet reaches the verdict's
+// threshold asks, which is the sender if nothing comes back. If both ask at once, the
+// transaction settles it.
 func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (held bool) {
 	if state, _ := e.State(); state != bypass.OnOverlay || e.Opened() == flowtable.OpenedThere {
 		return false // under way or done; or the peer's to ask, who opened it
@@ -50,19 +54,12 @@ func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.
 		e.SetReason(bypass.ReasonDetached) // the switch does not know it
 	case o.early:
 		e.SetReason(bypass.ReasonQueued)
-	case early(e, v):
+	case !v.Due(e.Proto(), e.Packets(), e.Total()-e.Ask.Base):
 		e.SetReason(bypass.ReasonThreshold)
 	case o.due(e):
 		return o.request(e, v, frame, f, from, to)
 	}
 	return false
-}
-
-// early tells whether a flow has not carried enough yet for its verdict. It has no opener if it is
-// UDP's: then both ends count both ways, and the end whose packet reaches the threshold asks,
-// which is the sender if nothing comes back. If both do at once, the transaction settles it.
-func early(e *flowtable.Entry, v bypass.Verdict) bool {
-	return !v.Due(e.Proto(), e.Packets(), e.Total()-e.Ask.Base)
 }
 
 // verdict asks the policy when it, or what it goes by, is another than last time.

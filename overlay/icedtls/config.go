@@ -18,6 +18,12 @@
 // may change and two associations with one peer do not meet. Only the records of
 // a handshake, which carry none, are told apart by their source.
 //
+// # Frames
+//
+// Frames travel in data records, many to a system call, under keys that the DTLS
+// association exports and that are changed from time to time (docs/protocol.md, data.go,
+// rekey.go). Where an end or the path does not take them they travel in DTLS records.
+//
 // # When both ends dial at once
 //
 // The dial of the lower PeerID makes the Link. The other end's Dial gives way and
@@ -54,6 +60,10 @@ type Config struct {
 	// UnderlayMTU is the longest IP packet, in bytes, that is sent: 1280 to 8192.
 	// Default 1500.
 	UnderlayMTU int
+	// DTLSOnly has DTLS records carry frames too, one each: the conservative mode, for
+	// paths or rules that want nothing else. One end that wants it is enough. Default:
+	// data records of our own (docs/protocol.md), where both ends and the path take them.
+	DTLSOnly bool
 	// DialTimeout bounds one Dial, and how long a peer that offered may take.
 	// Default 10 s.
 	DialTimeout time.Duration
@@ -63,6 +73,8 @@ type Config struct {
 	drop    func(datagram []byte, remote netip.AddrPort) bool
 	claim   overlay.PeerID
 	certify *overlay.Identity
+	// rekeyRecords is after how many records keys are changed.
+	rekeyRecords uint64
 }
 
 const (
@@ -84,6 +96,9 @@ func (c *Config) complete() error {
 	}
 	if c.UnderlayMTU < minUnderlayMTU || c.UnderlayMTU > maxUnderlayMTU {
 		return fmt.Errorf("icedtls: Config.UnderlayMTU %d is not within %d to %d", c.UnderlayMTU, minUnderlayMTU, maxUnderlayMTU)
+	}
+	if c.rekeyRecords == 0 {
+		c.rekeyRecords = rekeyRecords
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout

@@ -10,11 +10,15 @@ import (
 	"time"
 )
 
-// buffer is a datagram on its way from the socket to whoever reads it.
+// buffer is a datagram on its way from the socket to whoever reads it, or a run of data
+// records of one session.
 type buffer struct {
-	data []byte // as long as any datagram may be
+	data []byte // as long as any datagram, or run of them, may be
 	n    int
+	size int // of each record of a run, the last may be shorter; 0 = it is none
+	at   int // what of a run was read
 	from netip.AddrPort
+	home *bufferPool
 }
 
 func (b *buffer) bytes() []byte { return b.data[:b.n] }
@@ -23,11 +27,18 @@ func (b *buffer) bytes() []byte { return b.data[:b.n] }
 type bufferPool struct{ pool sync.Pool }
 
 func newBufferPool(size int) *bufferPool {
-	return &bufferPool{sync.Pool{New: func() any { return &buffer{data: make([]byte, size)} }}}
+	p := &bufferPool{}
+	p.pool.New = func() any { return &buffer{data: make([]byte, size), home: p} }
+	return p
 }
 
-func (p *bufferPool) get() *buffer  { return p.pool.Get().(*buffer) }
-func (p *bufferPool) put(b *buffer) { p.pool.Put(b) }
+func (p *bufferPool) get() *buffer { return p.pool.Get().(*buffer) }
+
+// put takes b back, to the pool that it came from.
+func (p *bufferPool) put(b *buffer) {
+	b.size, b.at = 0, 0
+	b.home.pool.Put(b)
+}
 
 // packetConn is the part of the socket that one ICE candidate or one DTLS
 // association sees. It implements net.PacketConn, and pion's AddrPort methods,

@@ -78,14 +78,14 @@ func TestTransport(t *testing.T) {
 	overlaytest.RunTransport(t, func(*testing.T) overlaytest.TransportHarness { return newTestNet().harness() })
 }
 
-// TestTransportAllInterfaces runs the suite on a socket bound to no address.
+// TestTransportAllInterfaces runs the suite on a socket bound to no address, in DTLS records.
 func TestTransportAllInterfaces(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 15 s")
 	}
 	overlaytest.RunTransport(t, func(*testing.T) overlaytest.TransportHarness {
 		n := newTestNet()
-		n.config.Listen = netip.AddrPort{}
+		n.config.Listen, n.config.DTLSOnly = netip.AddrPort{}, true
 		return n.harness()
 	})
 }

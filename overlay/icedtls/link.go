@@ -1,6 +1,7 @@
 package icedtls
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -19,10 +20,15 @@ import (
 // The first byte inside a DTLS record says what the rest is.
 const (
 	recordData byte = iota + 1
-	recordPing      // 8 bytes, which the pong repeats
+	recordPing      // 8 bytes, which the pong repeats: pingLen in all
 	recordPong
 	recordClose
+	recordHello   // about data records: see data.go
+	recordConfirm // nothing: it shows that we have the keys, and the path takes them
+	recordTunnel  // a datagram of the next association's handshake: see rekey.go
 )
+
+const pingLen = 1 + 8
 
 const (
 	pingInterval = 500 * time.Millisecond
@@ -34,6 +40,7 @@ const (
 	rttInterval  = 5 * time.Second
 	closeRepeats = 3
 	inboxDepth   = 2048
+	inboxBytes   = 4 << 20 // in buffers that wait
 )
 
 // recordOverhead is what a datagram of ours gains on its way into UDP: record
@@ -57,8 +64,10 @@ func datagramMTU(underlay int, remote netip.Addr) int {
 type link struct {
 	session *session
 	conn    *dtls.Conn
+	data    data
 	inbox   chan *buffer
-	held    *buffer // did not fit into the last batch; RecvBatch's own
+	waiting atomic.Int64 // bytes of buffers in inbox
+	held    *buffer      // did not fit into the last batch; RecvBatch's own
 
 	start    time.Time
 	heard    atomic.Int64 // since start, ns
@@ -67,16 +76,24 @@ type link struct {
 	rtt      atomic.Int64
 	closed   atomic.Bool // by our user
 	done     chan struct{}
+	life     context.Context // ends with done, for what must be told by a context
+	end      context.CancelFunc
 	failOnce sync.Once
 	err      error // set before done is closed
 }
 
-func newLink(s *session, conn *dtls.Conn) *link {
-	return &link{
+func newLink(s *session, conn *dtls.Conn) (*link, error) {
+	l := &link{
 		session: s, conn: conn, start: time.Now(),
 		inbox: make(chan *buffer, inboxDepth),
 		done:  make(chan struct{}),
 	}
+	l.life, l.end = context.WithCancel(context.Background())
+	if err := l.data.init(l); err != nil {
+		return nil, err
+	}
+	s.link.Store(l)
+	return l, nil
 }
 
 func (l *link) now() int64 { return int64(time.Since(l.start)) }
@@ -94,6 +111,9 @@ func (l *link) Path() overlay.Path {
 // SendBatch sends each datagram as one record.
 func (l *link) SendBatch(b *tap.Batch) error {
 	mtu := l.session.path.Load().MTU
+	if sent, err := l.data.send(b, mtu); sent || err != nil {
+		return err
+	}
 	for i := range b.Len() {
 		select {
 		case <-l.done:
@@ -168,18 +188,39 @@ func (l *link) RecvBatch(b *tap.Batch) error {
 	return nil
 }
 
+// put takes b over, or drops it when nobody reads fast enough.
+func (l *link) put(b *buffer) {
+	if l.waiting.Add(int64(len(b.data))) <= inboxBytes {
+		select {
+		case l.inbox <- b:
+			return
+		default:
+		}
+	}
+	l.waiting.Add(-int64(len(b.data)))
+	l.session.transport.dropped.Add(1)
+	b.home.put(b)
+}
+
 // take appends d and whatever else is there and fits.
 func (l *link) take(b *tap.Batch, d *buffer) {
-	t := l.session.transport
 	for {
-		if !b.Append(d.data[1:d.n], tap.Offload{}) {
-			if b.Len() > 0 {
-				l.held = d
-				return
-			}
-			t.dropped.Add(1) // no batch of this size will ever hold it
+		whole := false
+		if d.size > 0 {
+			whole = l.data.receive(b, d)
+		} else {
+			whole = b.Append(d.data[1:d.n], tap.Offload{})
 		}
-		t.socket.pool.put(d)
+		switch {
+		case whole:
+		case b.Len() > 0:
+			l.held = d
+			return
+		default: // no batch of this size will ever hold it
+			l.session.transport.dropped.Add(1)
+		}
+		l.waiting.Add(-int64(len(d.data)))
+		d.home.put(d)
 		select {
 		case d = <-l.inbox:
 		default:
@@ -222,12 +263,12 @@ func (l *link) record(b *buffer) *buffer {
 		if b.n == 1 {
 			break
 		}
-		select {
-		case l.inbox <- b:
-			return t.socket.pool.get()
-		default:
-			t.dropped.Add(1)
-		}
+		l.put(b)
+		return t.socket.pool.get()
+	case recordHello:
+		l.data.hello(b.bytes())
+	case recordTunnel:
+		l.data.tunnelled(b.bytes())
 	case recordPing:
 		b.data[0] = recordPong
 		l.write(b.bytes()[:min(b.n, 9)])
@@ -240,11 +281,17 @@ func (l *link) record(b *buffer) *buffer {
 	return b
 }
 
-// write is for records of our own; losing one is no harm.
+// write is for records of our own; losing one is no harm. Pings go the way of the frames,
+// so that a path that takes only one kind of record does not look alive.
 func (l *link) write(record []byte) {
-	if _, err := l.conn.Write(record); err == nil {
+	if l.data.write(record) || l.writeDTLS(record) {
 		l.said.Store(l.now())
 	}
+}
+
+func (l *link) writeDTLS(record []byte) bool {
+	_, err := l.conn.Write(record)
+	return err == nil
 }
 
 func (l *link) ping() {
@@ -276,11 +323,13 @@ func (l *link) watch() {
 	defer tick.Stop()
 	l.ping()
 	for {
+		l.data.tick()
 		select {
 		case <-l.done:
 			return
 		case <-tick.C:
 		}
+		l.data.rekey(time.Now())
 		now := l.now()
 		quiet := max(now-l.heard.Load(), now-l.said.Load())
 		switch sincePing := now - l.pinged.Load(); {
@@ -307,9 +356,10 @@ func (l *link) fail(err error) {
 	l.failOnce.Do(func() {
 		l.err = err
 		close(l.done)
+		l.end()
 		if err == overlay.ErrClosed {
 			for range closeRepeats { // one may be lost; DTLS's own close_notify follows
-				l.write([]byte{recordClose})
+				l.writeDTLS([]byte{recordClose})
 			}
 		}
 		_ = l.conn.Close()

@@ -16,7 +16,7 @@ import (
 )
 
 // record makes a DTLS record; cid is what type 25 has.
-func record(kind byte, epoch uint16, cid uint32, body []byte) []byte {
+func dtlsRecord(kind byte, epoch uint16, cid uint32, body []byte) []byte {
 	b := binary.BigEndian.AppendUint16([]byte{kind, 0xfe, 0xfd}, epoch)
 	b = append(b, 0, 0, 0, 0, 9, 9)
 	if kind == recordWithCID {
@@ -36,42 +36,42 @@ func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 func TestPlaintextIn(t *testing.T) {
 	change, long := []byte{1}, make([]byte, 30)
-	sealed := record(recordWithCID, 1, 7, long)
-	flight := join(record(recordHandshake, 0, 0, join(fragment(1, "cert"), fragment(2, "key"))),
-		record(recordHandshake, 0, 0, fragment(lastPlainMessage, "")), record(recordChange, 0, 0, change), sealed)
+	sealed := dtlsRecord(recordWithCID, 1, 7, long)
+	flight := join(dtlsRecord(recordHandshake, 0, 0, join(fragment(1, "cert"), fragment(2, "key"))),
+		dtlsRecord(recordHandshake, 0, 0, fragment(lastPlainMessage, "")), dtlsRecord(recordChange, 0, 0, change), sealed)
 	for name, c := range map[string]struct {
 		datagram []byte
 		want     plaintext
 	}{
 		"sealed":                   {sealed, plainNone},
 		"two sealed":               {join(sealed, sealed), plainNone},
-		"sealed without CID":       {record(23, 1, 0, long), plainNone},
+		"sealed without CID":       {dtlsRecord(23, 1, 0, long), plainNone},
 		"last flight":              {flight, plainRepeat},
-		"hello":                    {record(recordHandshake, 0, 0, fragment(0, "hello")), plainRepeat},
-		"change":                   {record(recordChange, 0, 0, change), plainRepeat},
-		"change to something":      {record(recordChange, 0, 0, []byte{2}), plainBad},
-		"long change":              {record(recordChange, 0, 0, []byte{1, 1}), plainBad},
-		"empty change":             {join(record(recordChange, 0, 0, nil), sealed), plainBad},
-		"alert":                    {record(21, 0, 0, []byte{2, 0}), plainBad},
-		"data":                     {record(23, 0, 0, long), plainBad},
-		"heartbeat":                {record(24, 0, 0, long), plainBad},
-		"CID in epoch 0":           {record(recordWithCID, 0, 7, long), plainBad},
-		"unknown type":             {record(63, 0, 0, long), plainBad},
-		"data behind sealed":       {join(sealed, record(23, 0, 0, long)), plainBad},
-		"data behind a flight":     {join(flight, record(23, 0, 0, long)), plainBad},
-		"message of the future":    {record(recordHandshake, 0, 0, fragment(lastPlainMessage+1, "x")), plainBad},
-		"future behind the past":   {record(recordHandshake, 0, 0, join(fragment(0, "x"), fragment(99, "y"))), plainBad},
-		"short message":            {record(recordHandshake, 0, 0, fragment(1, "")[:11]), plainBad},
-		"message too long":         {record(recordHandshake, 0, 0, fragment(1, "abc")[:14]), plainBad},
-		"no message":               {join(record(recordHandshake, 0, 0, nil), sealed), plainBad},
+		"hello":                    {dtlsRecord(recordHandshake, 0, 0, fragment(0, "hello")), plainRepeat},
+		"change":                   {dtlsRecord(recordChange, 0, 0, change), plainRepeat},
+		"change to something":      {dtlsRecord(recordChange, 0, 0, []byte{2}), plainBad},
+		"long change":              {dtlsRecord(recordChange, 0, 0, []byte{1, 1}), plainBad},
+		"empty change":             {join(dtlsRecord(recordChange, 0, 0, nil), sealed), plainBad},
+		"alert":                    {dtlsRecord(21, 0, 0, []byte{2, 0}), plainBad},
+		"data":                     {dtlsRecord(23, 0, 0, long), plainBad},
+		"heartbeat":                {dtlsRecord(24, 0, 0, long), plainBad},
+		"CID in epoch 0":           {dtlsRecord(recordWithCID, 0, 7, long), plainBad},
+		"unknown type":             {dtlsRecord(63, 0, 0, long), plainBad},
+		"data behind sealed":       {join(sealed, dtlsRecord(23, 0, 0, long)), plainBad},
+		"data behind a flight":     {join(flight, dtlsRecord(23, 0, 0, long)), plainBad},
+		"message of the future":    {dtlsRecord(recordHandshake, 0, 0, fragment(lastPlainMessage+1, "x")), plainBad},
+		"future behind the past":   {dtlsRecord(recordHandshake, 0, 0, join(fragment(0, "x"), fragment(99, "y"))), plainBad},
+		"short message":            {dtlsRecord(recordHandshake, 0, 0, fragment(1, "")[:11]), plainBad},
+		"message too long":         {dtlsRecord(recordHandshake, 0, 0, fragment(1, "abc")[:14]), plainBad},
+		"no message":               {join(dtlsRecord(recordHandshake, 0, 0, nil), sealed), plainBad},
 		"short header":             {sealed[:12], plainBad},
 		"short header with CID":    {sealed[:16], plainBad},
 		"too short":                {sealed[:len(sealed)-1], plainBad},
 		"something behind sealed":  {append(bytes.Clone(sealed), 23), plainBad},
 		"nothing":                  {nil, plainNone},
-		"empty record at the end":  {record(23, 1, 0, nil), plainBad},
-		"empty record in between":  {join(record(23, 1, 0, nil), sealed), plainNone},
-		"plaintext behind garbage": {join(record(99, 1, 0, long), record(23, 0, 0, long)), plainBad},
+		"empty record at the end":  {dtlsRecord(23, 1, 0, nil), plainBad},
+		"empty record in between":  {join(dtlsRecord(23, 1, 0, nil), sealed), plainNone},
+		"plaintext behind garbage": {join(dtlsRecord(99, 1, 0, long), dtlsRecord(23, 0, 0, long)), plainBad},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, plaintextIn(c.datagram)) })
 	}
@@ -79,10 +79,10 @@ func TestPlaintextIn(t *testing.T) {
 
 // FuzzRecords compares with how pion cuts a datagram.
 func FuzzRecords(f *testing.F) {
-	sealed := record(recordWithCID, 1, 7, make([]byte, 30))
+	sealed := dtlsRecord(recordWithCID, 1, 7, make([]byte, 30))
 	f.Add(sealed)
-	f.Add(join(sealed, record(23, 0, 0, []byte("x"))))
-	f.Add(join(record(recordHandshake, 0, 0, fragment(1, "cert")), record(recordChange, 0, 0, []byte{1}), sealed))
+	f.Add(join(sealed, dtlsRecord(23, 0, 0, []byte("x"))))
+	f.Add(join(dtlsRecord(recordHandshake, 0, 0, fragment(1, "cert")), dtlsRecord(recordChange, 0, 0, []byte{1}), sealed))
 	f.Add(sealed[:16])
 	f.Fuzz(func(t *testing.T, d []byte) {
 		got := plaintextIn(d)
@@ -106,12 +106,12 @@ func FuzzRecords(f *testing.F) {
 }
 
 func TestPlaintextInAllocs(t *testing.T) {
-	d := record(recordWithCID, 1, 7, make([]byte, 1400))
+	d := dtlsRecord(recordWithCID, 1, 7, make([]byte, 1400))
 	require.Zero(t, testing.AllocsPerRun(100, func() { plaintextIn(d) }))
 }
 
 func BenchmarkPlaintextIn(b *testing.B) {
-	d := record(recordWithCID, 1, 7, make([]byte, 1400))
+	d := dtlsRecord(recordWithCID, 1, 7, make([]byte, 1400))
 	b.ReportAllocs()
 	for b.Loop() {
 		if plaintextIn(d) != plainNone {
@@ -139,10 +139,10 @@ func TestPlaintextRecord(t *testing.T) {
 	body := append([]byte{2}, make([]byte, 29)...)
 	for name, x := range map[string]*link{"dialler": l, "acceptor": r} {
 		cid, path := x.session.cid, x.session.path.Load().Remote
-		sealed := record(recordWithCID, 1, cid, body)
+		sealed := dtlsRecord(recordWithCID, 1, cid, body)
 		for _, kind := range []byte{20, 21, 22, 23, 24, 26, 63} {
 			t.Run(fmt.Sprint(name, " ", kind), func(t *testing.T) {
-				plain := record(kind, 0, 0, body)
+				plain := dtlsRecord(kind, 0, 0, body)
 				require.False(t, inject(x, plain, path))
 				require.False(t, inject(x, join(sealed, plain), netip.MustParseAddrPort("203.0.113.9:999")))
 				require.True(t, inject(x, sealed, path), "whether it opens is DTLS's to say")
@@ -160,7 +160,7 @@ func TestRepeatedFlightsBounded(t *testing.T) {
 	a := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), nil)
 	b := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), nil)
 	l, r := connect(t, a, b)
-	again := record(recordHandshake, 0, 0, fragment(1, "cert"))
+	again := dtlsRecord(recordHandshake, 0, 0, fragment(1, "cert"))
 	taken := 0
 	for range 1000 {
 		if inject(r, again, r.session.path.Load().Remote) {

@@ -54,11 +54,12 @@ type session struct {
 	sources sources
 	path    atomic.Pointer[overlay.Path]
 
-	complete  atomic.Bool   // the DTLS handshake is: plaintext is suspect
-	repeats   *bucket       // repeated flights that we answer then
-	wrongKey  atomic.Bool   // DTLS showed another key
-	answers   chan *message // to the dialler; room for one
-	impostor  chan struct{} // closed when somebody else answered
+	link      atomic.Pointer[link] // once there is one
+	complete  atomic.Bool          // the DTLS handshake is: plaintext is suspect
+	repeats   *bucket              // repeated flights that we answer then
+	wrongKey  atomic.Bool          // DTLS showed another key
+	answers   chan *message        // to the dialler; room for one
+	impostor  chan struct{}        // closed when somebody else answered
 	impostors sync.Once
 	done      chan struct{} // inbound: closed after the outcome was handed on
 	cancel    context.CancelCauseFunc
@@ -201,6 +202,21 @@ func (s *session) putDTLS(b *buffer) bool {
 	return true
 }
 
+// putData takes b, data records, over; it is called by the socket's reader. false: there is
+// no Link yet, or any more.
+func (s *session) putData(b *buffer) bool {
+	l := s.link.Load()
+	switch {
+	case l == nil:
+		return false
+	case b.n <= smallRecord:
+		l.data.receiveSmall(b)
+	default:
+		l.put(b)
+	}
+	return true
+}
+
 // pairSelected is called by the agent whenever the path changes.
 func (s *session) pairSelected(local, remote ice.Candidate) {
 	ip, err := netip.ParseAddr(remote.Address())
@@ -241,7 +257,7 @@ func (s *session) establish(ctx context.Context, remote *message) (*link, error)
 		return nil, errors.New("no pair of addresses was selected")
 	}
 	s.pairSelected(pair.Local, pair.Remote)
-	conn, err := s.newDTLS()
+	conn, err := s.newDTLS(s.records, dtls.WithMTU(handshakeMTU), dtls.WithConnectionIDGenerator(s.connectionID))
 	if err != nil {
 		return nil, fmt.Errorf("DTLS: %w", err)
 	}
@@ -253,29 +269,28 @@ func (s *session) establish(ctx context.Context, remote *message) (*link, error)
 		return nil, fmt.Errorf("DTLS handshake: %w", err)
 	}
 	s.complete.Store(true)
-	return newLink(s, conn), nil
+	return newLink(s, conn)
 }
 
-func (s *session) newDTLS() (*dtls.Conn, error) {
-	common := []dtls.Option{
+// newDTLS makes an association over records, in which the dialler is the client.
+func (s *session) newDTLS(records *packetConn, more ...dtls.Option) (*dtls.Conn, error) {
+	common := append([]dtls.Option{
 		dtls.WithCertificates(s.transport.certificate),
 		dtls.WithCipherSuites(dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
 		dtls.WithExtendedMasterSecret(dtls.RequireExtendedMasterSecret),
 		dtls.WithInsecureSkipVerify(true), // no authority: verifyKey is the check
 		dtls.WithVerifyConnection(s.verifyKey),
-		dtls.WithConnectionIDGenerator(s.connectionID),
 		dtls.WithFlightInterval(flightInterval),
 		dtls.WithDisableRetransmitBackoff(true),
-		dtls.WithMTU(handshakeMTU),
 		dtls.WithReplayProtectionWindow(replayWindow),
 		dtls.WithLoggerFactory(pionLog{log: s.transport.log}),
-	}
+	}, more...)
 	if s.dialler {
 		opts := make([]dtls.ClientOption, len(common))
 		for i, o := range common {
 			opts[i] = o
 		}
-		return dtls.ClientWithOptions(s.records, s.records.local, opts...)
+		return dtls.ClientWithOptions(records, records.local, opts...)
 	}
 	opts := []dtls.ServerOption{
 		dtls.WithClientAuth(dtls.RequireAnyClientCert),
@@ -284,7 +299,7 @@ func (s *session) newDTLS() (*dtls.Conn, error) {
 	for _, o := range common {
 		opts = append(opts, o)
 	}
-	return dtls.ServerWithOptions(s.records, s.records.local, opts...)
+	return dtls.ServerWithOptions(records, records.local, opts...)
 }
 
 func (s *session) connectionID() []byte { return binary.BigEndian.AppendUint32(nil, s.cid) }

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/pion/stun/v4"
+
+	"github.com/viasnet/vias/overlay/icedtls/internal/record"
+	"github.com/viasnet/vias/overlay/icedtls/internal/udpio"
 )
 
 // First bytes of what shares the socket, RFC 7983 and RFC 9146.
@@ -27,8 +30,10 @@ const (
 // socket owns the UDP socket and knows whose its datagrams are.
 type socket struct {
 	udp     *net.UDPConn
+	io      *udpio.Conn
 	addr    netip.AddrPort
-	pool    *bufferPool
+	pool    *bufferPool // of datagrams
+	runs    *bufferPool // of whatever one read brings
 	drop    func([]byte, netip.AddrPort) bool
 	dropped *atomic.Uint64
 	mapped  *mappedAddresses
@@ -51,8 +56,15 @@ func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
 	// The kernel gives what it may; less costs speed, not correctness.
 	_ = udp.SetReadBuffer(socketBuffer)
 	_ = udp.SetWriteBuffer(socketBuffer)
+	io, err := udpio.New(udp)
+	if err != nil {
+		_ = udp.Close()
+		return nil, err
+	}
 	s := &socket{
 		udp:     udp,
+		io:      io,
+		runs:    newBufferPool(udpio.BufferSize),
 		addr:    unmap(udp.LocalAddr().(*net.UDPAddr).AddrPort()),
 		pool:    newBufferPool(max(2048, c.UnderlayMTU)),
 		drop:    c.drop,
@@ -84,12 +96,20 @@ func (s *socket) send(b []byte, to netip.AddrPort) (int, error) {
 	return len(b), nil
 }
 
+// sendAll sends datagrams, which it may overwrite the list of, as send does.
+func (s *socket) sendAll(datagrams [][]byte, to netip.AddrPort) error {
+	if s.drop != nil {
+		datagrams = slices.DeleteFunc(datagrams, func(d []byte) bool { return s.drop(d, to) })
+	}
+	return s.io.Send(datagrams, to)
+}
+
 // read is the goroutine that reads the socket until it is closed.
 func (s *socket) read() {
 	msg := new(stun.Message)
-	b := s.pool.get()
+	run := s.runs.get()
 	for {
-		n, from, err := s.udp.ReadFromUDPAddrPort(b.data)
+		n, size, from, err := s.io.Receive(run.data)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -97,16 +117,63 @@ func (s *socket) read() {
 			<-time.After(time.Millisecond)
 			continue
 		}
-		b.n, b.from = n, unmap(from)
-		if s.drop != nil && s.drop(b.bytes(), b.from) {
+		run.n, run.size, run.from = n, size, from
+		if to := s.wholeRun(run); to != nil && to.putData(run) {
+			run = s.runs.get()
 			continue
 		}
+		s.split(run, msg)
+	}
+}
+
+// copyBelow is how long a run is worth copying, so that a short one does not occupy a
+// buffer of 64 KB.
+const copyBelow = 4096
+
+// wholeRun is the session that all of a run is for; nil: it must be split.
+func (s *socket) wholeRun(run *buffer) *session {
+	if run.n < copyBelow || s.drop != nil {
+		return nil
+	}
+	first, ok := record.Parse(run.data[:min(run.n, run.size)])
+	if !ok {
+		return nil
+	}
+	for at := run.size; at < run.n; at += run.size {
+		h, ok := record.Parse(run.data[at:min(at+run.size, run.n)])
+		if !ok || h.Session != first.Session {
+			return nil
+		}
+	}
+	return s.session(first.Session)
+}
+
+// split hands over each datagram of a run, copied.
+func (s *socket) split(run *buffer, msg *stun.Message) {
+	for at := 0; at == 0 || at < run.n; at += max(run.size, 1) {
+		d := run.data[at:min(at+run.size, run.n)]
+		if s.drop != nil && s.drop(d, run.from) {
+			continue
+		}
+		b := s.pool.get()
+		if len(d) > len(b.data) { // none of ours is so long
+			s.dropped.Add(1)
+			s.pool.put(b)
+			continue
+		}
+		b.n, b.from = copy(b.data, d), run.from
 		if !s.dispatch(b, msg) {
 			s.dropped.Add(1)
-			continue
+			s.pool.put(b)
 		}
-		b = s.pool.get()
 	}
+}
+
+// session is the one with that connection ID, or index of data records; nil = none.
+func (s *socket) session(id uint32) *session {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.byCID[id]
 }
 
 // dispatch hands b over to its session; false: it has none, b is still ours. msg
@@ -122,10 +189,16 @@ func (s *socket) dispatch(b *buffer, msg *stun.Message) bool {
 		if b.n < recordCIDStart+cidLength {
 			return false
 		}
-		s.mu.RLock()
-		to := s.byCID[binary.BigEndian.Uint32(b.data[recordCIDStart:])]
-		s.mu.RUnlock()
+		to := s.session(binary.BigEndian.Uint32(b.data[recordCIDStart:]))
 		return to != nil && to.putDTLS(b)
+	case first == record.Type:
+		h, ok := record.Parse(b.bytes())
+		if !ok {
+			return false
+		}
+		b.size = b.n
+		to := s.session(h.Session)
+		return to != nil && to.putData(b)
 	case first >= firstDTLS && first <= lastDTLS:
 		s.mu.RLock()
 		to := newest(s.byAddr[b.from])
@@ -185,7 +258,7 @@ func (s *socket) dispatchSTUN(b *buffer, msg *stun.Message) bool {
 func (s *socket) add(x *session, random func() uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for x.cid == 0 || s.byCID[x.cid] != nil {
+	for x.cid == 0 || x.cid == record.Cookie || s.byCID[x.cid] != nil {
 		x.cid = random()
 	}
 	s.byCID[x.cid], s.byUfrag[x.ufrag] = x, x

@@ -128,7 +128,7 @@ func (t *Transport) Stats() overlay.TransportStats {
 	return overlay.TransportStats{
 		Refused:  t.refused.Load(),
 		WrongKey: t.wrongKey.Load(),
-		Dropped:  t.dropped.Load(),
+		Dropped:  t.dropped.Load() + t.socket.io.Lost(),
 	}
 }
 

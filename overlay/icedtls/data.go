@@ -1,0 +1,313 @@
+package icedtls
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pion/dtls/v3"
+
+	"github.com/viasnet/vias/overlay/icedtls/internal/record"
+	"github.com/viasnet/vias/tap"
+)
+
+// data is the fast half of a Link: frames in data records (docs/protocol.md), under keys
+// that an association exported. For each epoch of keys:
+//
+//	each end: exports the secret, can open from now on
+//	   ── hello: epoch, our index, did we open one of yours? ──►   under DTLS, each tick
+//	each end, which has the other's hello: can seal
+//	   ── confirm: an empty data record ───────────────────────►   each tick
+//	each end whose records the other has opened: seals all in this epoch
+//
+// Until the first epoch is confirmed, and for good where the path drops data records,
+// frames travel in DTLS records; later epochs are made before the one in use is left
+// (rekey.go). So nothing is ever sent in a way that the peer was not seen to take.
+type data struct {
+	link  *link
+	role  record.Role
+	ticks int // of watch, since next is what it is
+
+	// mu is held for a batch by whoever sends, reading by whoever receives, so neither
+	// waits for the other.
+	mu   sync.Mutex
+	next *keys    // not confirmed; nil = none
+	out  [][]byte // of one SendBatch
+	use  atomic.Pointer[keys]
+
+	opening sync.Mutex // guards the use of Openers
+	open    [2]*keys   // by epoch modulo 2: those in use and those before or after
+
+	renewal  renewal                // watch's
+	renewals *bucket                // that the peer may begin
+	tunnel   atomic.Pointer[tunnel] // of the association that is being made
+}
+
+// keys are those of one epoch.
+type keys struct {
+	epoch  uint8
+	secret []byte // until there is a Sealer; guarded by mu, as sealer is until it is used
+	sealer *record.Sealer
+	opener *record.Opener
+	opened atomic.Bool   // a record of the peer's was
+	used   chan struct{} // closed when they are in use
+}
+
+const (
+	exporterLabel = "EXPERIMENTAL-vias-data"
+	helloVersion  = 1
+	helloLen      = 1 + 1 + 1 + 1 + 4 // type, version, epoch, opened, index
+	// helloTicks is for how many ticks an end says hello at each; then at every so many:
+	// the path may not take data records.
+	helloTicks   = 40
+	helloSeldom  = 40
+	dataHeadroom = record.HeaderLen + 1
+	// smallRecord is how long records of our own are at most. The socket's reader opens
+	// what is no longer, so that pings are answered whether or not somebody receives.
+	smallRecord = record.Overhead + pingLen
+)
+
+// init makes the first keys. DTLSOnly leaves all as it is: without a hello of ours the
+// peer never seals.
+func (d *data) init(l *link) error {
+	d.link, d.role, d.renewals = l, record.Server, newBucket(1.0/60, 5)
+	if l.session.dialler {
+		d.role = record.Client
+	}
+	if l.session.transport.config.DTLSOnly {
+		return nil
+	}
+	_, err := d.begin(l.conn, 1)
+	return err
+}
+
+// begin makes the keys of an epoch, which an association exports.
+func (d *data) begin(conn *dtls.Conn, epoch uint8) (*keys, error) {
+	state, ok := conn.ConnectionState()
+	if !ok {
+		return nil, errNoState
+	}
+	secret, err := state.ExportKeyingMaterial(exporterLabel, nil, record.SecretLen)
+	if err != nil {
+		return nil, err
+	}
+	k := &keys{epoch: epoch, secret: secret, used: make(chan struct{})}
+	if k.opener, err = record.NewOpener(secret, 1-d.role, epoch); err != nil {
+		return nil, err
+	}
+	d.opening.Lock()
+	d.open[epoch%2] = k
+	d.opening.Unlock()
+	d.mu.Lock()
+	d.next = k
+	d.mu.Unlock()
+	return k, nil
+}
+
+// tick says what is not confirmed yet.
+func (d *data) tick() {
+	d.mu.Lock()
+	k := d.next
+	d.mu.Unlock()
+	if k == nil {
+		d.ticks = 0
+		return
+	}
+	if d.ticks++; d.ticks <= helloTicks || d.ticks%helloSeldom == 0 {
+		d.sayHello(k)
+		d.confirm()
+	}
+}
+
+func (d *data) sayHello(k *keys) {
+	b := append(make([]byte, 0, helloLen), recordHello, helloVersion, k.epoch, 0)
+	if k.opened.Load() {
+		b[3] = 1
+	}
+	d.link.writeDTLS(binary.BigEndian.AppendUint32(b, d.link.session.cid))
+}
+
+// hello takes the peer's. One that comes after we are done is of a peer that is not.
+func (d *data) hello(b []byte) {
+	if len(b) != helloLen || b[1] != helloVersion || b[3] > 1 {
+		return
+	}
+	epoch, index := b[2], binary.BigEndian.Uint32(b[4:])
+	if use := d.use.Load(); use != nil && use.epoch == epoch {
+		d.sayHello(use)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := d.next
+	if k == nil || k.epoch != epoch {
+		return
+	}
+	if k.sealer == nil {
+		// The secret's length is right, so this cannot fail.
+		k.sealer, _ = record.NewSealer(k.secret, d.role, epoch, index)
+		clear(k.secret)
+	}
+	if b[3] == 0 {
+		d.sealLocked(k, []byte{recordConfirm})
+		return
+	}
+	d.next = nil
+	d.use.Store(k)
+	close(k.used)
+}
+
+// confirm sends an empty data record under the keys that are not confirmed, if we can.
+func (d *data) confirm() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.next != nil && d.next.sealer != nil {
+		d.sealLocked(d.next, []byte{recordConfirm})
+	}
+}
+
+// write sends a record of our own; false: not by this way.
+func (d *data) write(text []byte) bool {
+	k := d.use.Load()
+	if k == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sealLocked(k, text)
+}
+
+func (d *data) sealLocked(k *keys, text []byte) bool {
+	mem := make([]byte, record.HeaderLen+len(text)+record.TagLen)
+	copy(mem[record.HeaderLen:], text)
+	to, ok := d.to()
+	if !ok {
+		return false
+	}
+	r, err := k.sealer.Seal(mem, record.HeaderLen, len(text))
+	if err != nil {
+		return false
+	}
+	_, err = d.link.session.transport.socket.send(r, to)
+	return err == nil
+}
+
+func (d *data) to() (netip.AddrPort, bool) {
+	p := d.link.session.path.Load()
+	if p == nil {
+		return netip.AddrPort{}, false
+	}
+	return p.Remote, true
+}
+
+// send sends a batch; false: not by this way.
+func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
+	to, ok := d.to()
+	if !ok || d.use.Load() == nil {
+		return false, nil
+	}
+	l := d.link
+	select {
+	case <-l.done:
+		return true, l.final()
+	default:
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sealer := d.use.Load().sealer
+	d.out = d.out[:0]
+	for i := range b.Len() {
+		mem, off, n := b.Room(i)
+		if n == 0 || n > mtu || off < dataHeadroom {
+			l.session.transport.dropped.Add(1)
+			continue
+		}
+		mem[off-1] = recordData
+		r, err := sealer.Seal(mem, off-1, n+1)
+		if err != nil {
+			return true, l.writeFailed(err)
+		}
+		d.out = append(d.out, r)
+	}
+	if len(d.out) == 0 {
+		return true, nil
+	}
+	if err := l.session.transport.socket.sendAll(d.out, to); err != nil {
+		return true, l.writeFailed(err)
+	}
+	l.said.Store(l.now())
+	return true, nil
+}
+
+// receiveSmall opens one short record, and takes b over. It is called by the socket's
+// reader.
+func (d *data) receiveSmall(b *buffer) {
+	d.opening.Lock()
+	text, k := d.textLocked(b.data[record.HeaderLen:record.HeaderLen], b.bytes())
+	d.opening.Unlock()
+	if !d.take(text, k) {
+		b.home.put(b)
+		return
+	}
+	b.n, b.size = copy(b.data, text), 0 // as a DTLS record would have brought it
+	d.link.put(b)
+}
+
+// receive appends to b what the records of a run hold; false: there is more than fits.
+func (d *data) receive(b *tap.Batch, run *buffer) (whole bool) {
+	d.opening.Lock()
+	defer d.opening.Unlock()
+	for run.at < run.n {
+		sealed := run.data[run.at:min(run.at+run.size, run.n)]
+		room := b.Reserve(max(len(sealed)-record.Overhead, 0))
+		if room == nil {
+			if b.Len() > 0 {
+				return false
+			}
+			d.link.session.transport.dropped.Add(1) // no batch of this size will ever hold it
+		} else if text, k := d.textLocked(room[:0], sealed); d.take(text, k) {
+			b.Commit(len(text), tap.Offload{})
+			b.Trim(b.Len()-1, 1)
+		}
+		run.at += run.size
+	}
+	return true
+}
+
+// textLocked opens one record into dst, which has room for what it holds; nil: it is none.
+func (d *data) textLocked(dst, sealed []byte) ([]byte, *keys) {
+	h, ok := record.Parse(sealed)
+	k := d.open[h.Epoch%2]
+	if ok && k != nil {
+		if text, err := k.opener.Open(dst, sealed); err == nil && len(text) > 0 {
+			return text, k
+		}
+	}
+	d.link.session.transport.dropped.Add(1)
+	return nil, nil
+}
+
+// take does what an opened record asks for; true: it is a frame.
+func (d *data) take(text []byte, k *keys) bool {
+	if len(text) == 0 {
+		return false
+	}
+	l := d.link
+	l.heard.Store(l.now())
+	if !k.opened.Load() && !k.opened.Swap(true) { // a load costs less
+		d.sayHello(k)
+	}
+	switch text[0] {
+	case recordData:
+		return len(text) > 1
+	case recordPing:
+		if len(text) == pingLen {
+			text[0] = recordPong
+			l.write(text)
+		}
+	case recordPong:
+		l.pong(text)
+	}
+	return false
+}

@@ -1,0 +1,232 @@
+package icedtls
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/overlay/icedtls/internal/record"
+	"github.com/viasnet/vias/overlay/overlaytest"
+	"github.com/viasnet/vias/tap"
+)
+
+// linkPair is two links over drop, which may be nil.
+func linkPair(t testing.TB, change func(*Config)) (l, r *link) {
+	n := newTestNet()
+	c := n.config
+	if change != nil {
+		change(&c)
+	}
+	return connect(t,
+		openTransport(t, Open(c), overlaytest.NewIdentity(t), nil),
+		openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil))
+}
+
+func sealing(l *link) bool { return l.data.use.Load() != nil }
+
+func sealed(t testing.TB, links ...*link) {
+	until(t, "data records are in use", func() bool {
+		for _, l := range links {
+			if !sealing(l) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestDataRecords(t *testing.T) {
+	l, r := linkPair(t, nil)
+	exchange(t, l, r, "by DTLS, or not")
+	sealed(t, l, r)
+	n := l.data.use.Load().sealer.Sealed()
+	exchange(t, l, r, "sealed")
+	exchange(t, r, l, "x") // short ones are opened elsewhere
+	require.Greater(t, l.data.use.Load().sealer.Sealed(), n)
+	until(t, "a round trip was timed", func() bool { return l.Path().RTT > 0 })
+}
+
+// TestDTLSOnly: one end that wants it is enough.
+func TestDTLSOnly(t *testing.T) {
+	l, r := linkPair(t, func(c *Config) { c.DTLSOnly = true })
+	until(t, "the other end has said hello", func() bool { return r.said.Load() > 0 && l.heard.Load() > 0 })
+	exchange(t, l, r, "there")
+	exchange(t, r, l, "and back")
+	require.False(t, sealing(l) || sealing(r))
+}
+
+// TestPathWithoutDataRecords: what only the path refuses is found out before any frame
+// depends on it, in either direction.
+func TestPathWithoutDataRecords(t *testing.T) {
+	for name, both := range map[string]bool{"both ways": true, "one way": false} {
+		t.Run(name, func(t *testing.T) {
+			var bad atomic.Uint32 // the session to which none comes: the first that is seen
+			var dropped atomic.Int64
+			l, r := linkPair(t, func(c *Config) {
+				c.drop = func(d []byte, _ netip.AddrPort) bool {
+					h, ok := record.Parse(d)
+					if !ok || !both && !bad.CompareAndSwap(0, h.Session) && bad.Load() != h.Session {
+						return false
+					}
+					dropped.Add(1)
+					return true
+				}
+			})
+			until(t, "records were dropped", func() bool { return dropped.Load() > 3 })
+			exchange(t, l, r, "there")
+			exchange(t, r, l, "and back")
+			require.False(t, sealing(l) && sealing(r))
+			require.Equal(t, !both, sealing(l) || sealing(r))
+		})
+	}
+}
+
+// TestReplayedRecord: a record that comes again is dropped, and so is one that was changed.
+func TestReplayedRecord(t *testing.T) {
+	var mu sync.Mutex
+	var kept [][]byte
+	l, r := linkPair(t, func(c *Config) {
+		c.drop = func(d []byte, _ netip.AddrPort) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(d) > 100 && d[0] == record.Type {
+				kept = append(kept, bytes.Clone(d))
+			}
+			return false
+		}
+	})
+	sealed(t, l, r)
+	text := string(bytes.Repeat([]byte("once"), 100))
+	exchange(t, l, r, text)
+	mu.Lock()
+	defer mu.Unlock()
+	require.NotEmpty(t, kept)
+	b := tap.NewBatch(4, 8000)
+	for _, change := range []func([]byte){func([]byte) {}, func(d []byte) { d[50] ^= 1 }, func(d []byte) { d[15]++ }} {
+		d := bytes.Clone(kept[0])
+		change(d)
+		before := r.session.transport.Stats().Dropped
+		run := &buffer{data: d, n: len(d), size: len(d), home: newBufferPool(1)}
+		require.True(t, r.data.receive(b, run))
+		require.Zero(t, b.Len())
+		require.Equal(t, before+1, r.session.transport.Stats().Dropped)
+	}
+}
+
+// numbers sends datagrams with the next numbers of one link until stop is closed, and
+// tells how many.
+func numbers(t *testing.T, l *link, stop <-chan struct{}) (sent uint64) {
+	b := tap.NewBatch(8, 8*400)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return sent
+		case <-tick.C:
+		}
+		b.Reset()
+		for range 8 {
+			sent++
+			b.Append(binary.BigEndian.AppendUint64(make([]byte, 300), sent), tap.Offload{})
+		}
+		if l.SendBatch(b) != nil {
+			return 0
+		}
+	}
+}
+
+// TestRekey: keys change under traffic, and nothing is lost.
+func TestRekey(t *testing.T) {
+	l, r := linkPair(t, nil)
+	sealed(t, l, r)
+	client := l
+	if l.data.role != record.Client {
+		client = r
+	}
+	var highest, got atomic.Uint64
+	go func() {
+		b := tap.NewBatch(64, 1<<16)
+		for r.RecvBatch(b) == nil {
+			for i := range b.Len() {
+				f := b.Frame(i)
+				highest.Store(max(highest.Load(), binary.BigEndian.Uint64(f[len(f)-8:])))
+				got.Add(1)
+			}
+		}
+	}()
+	stop, total := make(chan struct{}), make(chan uint64)
+	var paced sync.WaitGroup
+	paced.Go(func() { total <- numbers(t, l, stop) })
+	for epoch := uint8(2); epoch < 5; epoch++ {
+		client.data.associate(epoch)
+		until(t, "the next keys are in use", func() bool {
+			return l.data.use.Load().epoch == epoch && r.data.use.Load().epoch == epoch && r.data.tunnel.Load() == nil && l.data.tunnel.Load() == nil
+		})
+	}
+	close(stop)
+	sent := <-total
+	paced.Wait()
+	lost := r.session.transport.Stats().Dropped
+	until(t, "all that was sent has come", func() bool { return got.Load()+r.session.transport.Stats().Dropped >= sent })
+	require.Equal(t, sent, highest.Load())
+	require.LessOrEqual(t, r.session.transport.Stats().Dropped-lost, sent/100) // by the queues of a busy machine
+}
+
+// TestRekeyWhenDue: by the number of records.
+func TestRekeyWhenDue(t *testing.T) {
+	l, r := linkPair(t, func(c *Config) { c.rekeyRecords = 10 })
+	sealed(t, l, r)
+	if l.data.role != record.Client {
+		t.Skip("the other end has another bound") // cannot happen: l dialled
+	}
+	b := tap.NewBatch(1, 100)
+	until(t, "the next keys are in use", func() bool {
+		b.Reset()
+		b.Append([]byte("frame"), tap.Offload{})
+		require.NoError(t, l.SendBatch(b))
+		return l.data.use.Load().epoch == 2 && r.data.use.Load().epoch == 2
+	})
+	exchange(t, l, r, "there")
+	exchange(t, r, l, "and back")
+}
+
+// TestRekeyFails: a handshake that does not end leaves the keys as they are.
+func TestRekeyFails(t *testing.T) {
+	l, r := linkPair(t, nil)
+	sealed(t, l, r)
+	server := r
+	if r.data.role != record.Server {
+		server = l
+	}
+	for range 100 { // garbage that only the peer could send
+		server.data.tunnelled([]byte{recordTunnel, 2, 22, 1, 2, 3})
+	}
+	server.data.tunnelled([]byte{recordTunnel})
+	server.data.tunnelled([]byte{recordTunnel, 7, 22})
+	exchange(t, l, r, "there")
+	exchange(t, r, l, "and back")
+	require.Equal(t, uint8(1), l.data.use.Load().epoch)
+}
+
+// BenchmarkGarbageRecord is what a datagram costs that names a session and does not open.
+func BenchmarkGarbageRecord(b *testing.B) {
+	l, r := linkPair(b, nil)
+	sealed(b, l, r)
+	d := make([]byte, 1400)
+	d[0], d[1] = record.Type, 1
+	binary.BigEndian.PutUint32(d[4:], r.session.cid)
+	binary.BigEndian.PutUint64(d[8:], 1000)
+	batch, run := tap.NewBatch(4, 8000), &buffer{data: d, n: len(d), size: len(d)}
+	b.ReportAllocs()
+	for b.Loop() {
+		run.at = 0
+		r.data.receive(batch, run)
+	}
+}

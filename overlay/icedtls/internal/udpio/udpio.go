@@ -1,0 +1,122 @@
+// Package udpio moves batches of datagrams through one UDP socket: runs of datagrams of one
+// size to one address go out as one UDP_SEGMENT send, and arrive as one UDP_GRO receive
+// (Linux; udp(7)). Elsewhere, and where the kernel refuses, each datagram is a call of its
+// own. Nothing here allocates once it runs.
+package udpio
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+)
+
+// Sizes that the kernel sets.
+const (
+	// MaxRun is how many datagrams one send may have (UDP_MAX_SEGMENTS is 64, 128 since
+	// Linux 6.9).
+	MaxRun = 64
+	// MaxBytes is how long a run may be: an IP packet, without room for its headers.
+	MaxBytes = 65535 - 40 - 8
+	// BufferSize is what Receive needs.
+	BufferSize = 65535
+)
+
+// Conn is a UDP socket. Send may be called by several goroutines, Receive by one at a time.
+type Conn struct {
+	udp *net.UDPConn
+	sys sys
+
+	segments atomic.Bool // the kernel cuts runs
+	stats    counters
+}
+
+// Stats counts what went through.
+type Stats struct {
+	// Datagrams sent and received, in so many Sends and Receives of the kernel's.
+	Sent, Sends, Received, Receives uint64
+	// Lost datagrams: the kernel did not take them.
+	Lost uint64
+	// Segmenting: runs go out as one; Coalescing: they may arrive as one.
+	Segmenting, Coalescing bool
+}
+
+type counters struct{ sent, sends, received, receives, lost atomic.Uint64 }
+
+// New takes over the reading and writing of udp; closing stays with the caller.
+func New(udp *net.UDPConn) (*Conn, error) {
+	c := &Conn{udp: udp}
+	return c, c.open()
+}
+
+// Stats is a snapshot.
+func (c *Conn) Stats() Stats {
+	s := &c.stats
+	return Stats{
+		Sent: s.sent.Load(), Sends: s.sends.Load(), Received: s.received.Load(), Receives: s.receives.Load(), Lost: s.lost.Load(),
+		Segmenting: c.segments.Load(), Coalescing: c.coalesces(),
+	}
+}
+
+// Lost counts datagrams that the kernel did not take.
+func (c *Conn) Lost() uint64 { return c.stats.lost.Load() }
+
+// Run is how many of the first of sizes can go out as one: they are all as long as the
+// first, but that the last may be shorter.
+func Run(sizes []int) int {
+	n, bytes := 0, 0
+	for n < len(sizes) && n < MaxRun {
+		if bytes += sizes[n]; n > 0 && (sizes[n] > sizes[0] || bytes > MaxBytes) {
+			break
+		}
+		n++
+		if sizes[n-1] < sizes[0] {
+			break
+		}
+	}
+	return n
+}
+
+// Send sends datagrams to one address, in order. What the kernel does not take is lost, as
+// on any wire: only a closed socket is an error.
+func (c *Conn) Send(datagrams [][]byte, to netip.AddrPort) error {
+	var sizes [MaxRun]int
+	for len(datagrams) > 0 {
+		n := min(len(datagrams), MaxRun)
+		for i, d := range datagrams[:n] {
+			sizes[i] = len(d)
+		}
+		if n = Run(sizes[:n]); !c.segments.Load() {
+			n = 1
+		}
+		switch err := c.send(datagrams[:n], to); {
+		case err == nil:
+			c.stats.sent.Add(uint64(n))
+			c.stats.sends.Add(1)
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case n > 1 && c.refuses(err):
+			c.segments.Store(false)
+			continue // one by one
+		default:
+			c.stats.lost.Add(uint64(n))
+		}
+		datagrams = datagrams[n:]
+	}
+	return nil
+}
+
+// Receive waits for datagrams from one address: buf[:n] holds them back to back, each size
+// bytes long but that the last may be shorter. buf should have BufferSize bytes.
+func (c *Conn) Receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
+	n, size, from, err = c.receive(buf)
+	if err != nil {
+		return 0, 0, netip.AddrPort{}, err
+	}
+	c.stats.receives.Add(1)
+	if size <= 0 || size > n {
+		size = n
+	}
+	c.stats.received.Add(uint64(max(1, (n+size-1)/max(size, 1))))
+	return n, size, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
+}

@@ -1,0 +1,23 @@
+//go:build !linux
+
+package udpio
+
+import "net/netip"
+
+type sys struct{}
+
+func (c *Conn) open() error { return nil }
+
+func (c *Conn) coalesces() bool { return false }
+
+func (c *Conn) refuses(error) bool { return false }
+
+func (c *Conn) send(datagrams [][]byte, to netip.AddrPort) error {
+	_, err := c.udp.WriteToUDPAddrPort(datagrams[0], to)
+	return err
+}
+
+func (c *Conn) receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
+	n, from, err = c.udp.ReadFromUDPAddrPort(buf)
+	return n, n, from, err
+}
