@@ -231,7 +231,7 @@ const (
 	PacketProbe  PacketKind = iota // a Listen rule; the frame is whole
 	PacketOrphan                   // to a reserved port, behind a live lease, but no rule took it
 	PacketGuard                    // to a reserved port, caught by the guard
-	PacketError                    // an ICMP error to an address that is guarded; the host has it too
+	PacketError                    // an ICMP error to an address that is guarded, whole; the host has it too
 )
 
 // PacketIn is a frame from the uplink that is for us. Frame is the callee's.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/bypass"
-	"github.com/viasnet/vias/tap"
 )
 
 // End is where frames enter and leave a switch under test.
@@ -37,7 +37,8 @@ type Bench interface {
 	Ofport(e End) uint32
 	// Send puts a frame into the switch.
 	Send(e End, frame []byte)
-	// Recv is the next TCP or UDP frame that left the switch, or nil after timeout.
+	// Recv is the next frame for which Sought is true that left the switch, or nil after
+	// timeout.
 	Recv(e End, timeout time.Duration) []byte
 	// Settle returns when the switch forwards as its tables say and its counters
 	// count what it forwarded.
@@ -53,32 +54,77 @@ type Bench interface {
 type DatapathHarness struct {
 	New func(t *testing.T) Bench
 	// Virtual runs every case in a testing/synctest bubble: for switches in memory,
-	// whose time-outs then take no time. Others' cases run in parallel.
+	// whose time-outs then take no time.
 	Virtual bool
+	// AtOnce is how many cases run side by side, whatever -parallel says: those of others
+	// spend their time waiting. 0 = 1.
+	AtOnce int
+	// Brief runs those cases that are about time and bookkeeping with TCP over IPv4 only:
+	// for switches where each takes seconds.
+	Brief bool
 }
 
-// RunDatapath runs every case of the conformance suite against a fresh Bench each.
+// RunDatapath runs every case of the conformance suite against a fresh Bench each: for
+// TCP and UDP, over IPv4 and IPv6.
 func RunDatapath(t *testing.T, h DatapathHarness) {
 	t.Helper()
-	for _, c := range slices.Concat(leaseCases(), tetherCases(), ruleCases(), matchCases(), controllerCases(), baseCases()) {
-		t.Run(c.name, func(t *testing.T) {
-			if h.Virtual {
-				synctest.Test(t, func(t *testing.T) { runCase(t, h, c) })
-				return
+	type job struct {
+		world
+		datapathCase
+	}
+	jobs := make(chan job)
+	var running sync.WaitGroup
+	for range max(h.AtOnce, 1) {
+		running.Go(func() {
+			for j := range jobs {
+				t.Run(j.world.String()+"/"+j.name, func(t *testing.T) {
+					if h.Virtual {
+						synctest.Test(t, func(t *testing.T) { runCase(t, h, j.datapathCase, j.world) })
+						return
+					}
+					runCase(t, h, j.datapathCase, j.world)
+				})
 			}
-			t.Parallel()
-			runCase(t, h, c)
 		})
 	}
+	for _, w := range worlds() {
+		for _, c := range w.cases(h.Brief) {
+			jobs <- job{w, c}
+		}
+	}
+	close(jobs)
+	running.Wait()
 }
 
+// cases are those that make sense for w's traffic; what has nothing to do with traffic is
+// looked at once.
+func (w world) cases(brief bool) []datapathCase {
+	list := slices.Concat(gateCases(), matchCases(), controllerCases())
+	if !brief || w.family == bypass.IPv4 && w.proto == bypass.TCP {
+		list = append(list, slices.Concat(leaseCases(), tetherCases(), ruleCases(), baseCases())...)
+	}
+	if w.proto == bypass.UDP {
+		list = append(list, datapathCase{"UDP without a checksum is rewritten too", caseNoChecksum})
+	} else {
+		list = append(list, errorCases()...)
+	}
+	switch {
+	case w.family == bypass.IPv6:
+		list = append(list, datapathCase{"what is behind extension headers is left alone, or rewritten whole", caseExtensions})
+	case w.proto == bypass.TCP:
+		list = append(list, otherCases()...)
+	}
+	return list
+}
+
+// datapathCase is one named property.
 type datapathCase struct {
 	name string
 	run  func(*env)
 }
 
-func runCase(t *testing.T, h DatapathHarness, c datapathCase) {
-	e := &env{t: t, b: h.New(t), hop: bypass.Hop{ID: 1, Src: uplinkMAC, Dst: routerMAC}}
+func runCase(t *testing.T, h DatapathHarness, c datapathCase, w world) {
+	e := &env{t: t, b: h.New(t), world: w, hop: bypass.Hop{ID: 1, Src: uplinkMAC, Dst: routerMAC}}
 	if h.Virtual {
 		e.quiet = 10 * time.Millisecond
 	} else {
@@ -90,20 +136,6 @@ func runCase(t *testing.T, h DatapathHarness, c datapathCase) {
 	e.none(Stack, "a frame has reached the host's stack")
 }
 
-// Addresses of the suite's little world: two local workloads, two peers behind one
-// next hop.
-var (
-	workloadMAC = [...]tap.MAC{{2, 0xa, 0, 0, 0, 1}, {2, 0xa, 0, 0, 0, 2}}
-	peerMAC     = tap.MAC{2, 0xb, 0, 0, 0, 1}
-	uplinkMAC   = tap.MAC{2, 0xc, 0, 0, 0, 1}
-	routerMAC   = tap.MAC{2, 0xc, 0, 0, 0, 2}
-	workloadIP  = [...]netip.Addr{netip.AddrFrom4([4]byte{192, 168, 7, 1}), netip.AddrFrom4([4]byte{192, 168, 7, 2})}
-	peerIP      = netip.AddrFrom4([4]byte{192, 168, 7, 9})
-	underLocal  = netip.AddrFrom4([4]byte{10, 1, 0, 1})
-	underRemote = netip.AddrFrom4([4]byte{10, 1, 0, 2})
-	underOther  = netip.AddrFrom4([4]byte{10, 1, 0, 3})
-)
-
 const (
 	patience = 15 * time.Second // for what will happen
 	epoch    = 77
@@ -112,6 +144,7 @@ const (
 
 // env is what a case works with.
 type env struct {
+	world
 	t      *testing.T
 	b      Bench
 	dp     bypass.Datapath
@@ -143,12 +176,22 @@ func (e *env) open() (bypass.Datapath, chan bypass.Event) {
 	return dp, events
 }
 
+// Sought tells whether a case may wait for frame: TCP, UDP, ICMP errors and echoes. Others
+// come from whoever else is on the wires of a Bench.
+func Sought(frame []byte) bool {
+	if _, ok := Parse(frame); ok {
+		return true
+	}
+	m, ok := ParseICMP(frame)
+	return ok && (m.IsError() || m.Type == echoType(bypass.FamilyOf(m.Dst)))
+}
+
 // base is both workloads, one hop, and no guard.
 func (e *env) base() bypass.Base {
 	b := bypass.Base{Epoch: epoch, Lease: time.Minute, Hops: []bypass.Hop{e.hop}}
 	for i, end := range []End{WorkloadA, WorkloadB} {
 		b.Workloads = append(b.Workloads, bypass.Workload{
-			Ofport: e.b.Ofport(end), MAC: workloadMAC[i], IPs: []netip.Addr{workloadIP[i]},
+			Ofport: e.b.Ofport(end), MAC: workloadMAC[i], IPs: []netip.Addr{e.workloadIP[i]},
 		})
 	}
 	return b
@@ -157,7 +200,7 @@ func (e *env) base() bypass.Base {
 // guarded is base with a guard towards the peer.
 func (e *env) guarded() bypass.Base {
 	b := e.base()
-	b.Guard = []bypass.AddrPair{{Local: underLocal, Remote: underRemote}}
+	b.Guard = []bypass.AddrPair{{Local: e.underLocal, Remote: e.underRemote}}
 	return b
 }
 
@@ -171,81 +214,6 @@ func (e *env) apply(c bypass.Change) {
 	e.t.Helper()
 	require.NoError(e.t, e.dp.Apply(e.t.Context(), c))
 	e.b.Settle()
-}
-
-// flow is a TCP flow of WorkloadA's to the peer's workload.
-func flow() bypass.Flow {
-	return bypass.Flow{
-		Proto: bypass.TCP,
-		Src:   netip.AddrPortFrom(workloadIP[0], 40000), Dst: netip.AddrPortFrom(peerIP, 80),
-	}
-}
-
-// pair is the underlay's view of flow.
-func pair() (local, remote netip.AddrPort) {
-	return netip.AddrPortFrom(underLocal, 0xf123), netip.AddrPortFrom(underRemote, 0xf456)
-}
-
-// out and in are the two rules of flow.
-func (e *env) out() bypass.Rule {
-	r := e.in()
-	r.ID, r.Direction, r.Hop = 1, bypass.Outbound, 1
-	return r
-}
-
-func (e *env) in() bypass.Rule {
-	local, remote := pair()
-	return bypass.Rule{
-		ID: 2, Direction: bypass.Inbound, Flow: flow(), Local: local, Remote: remote,
-		LocalMAC: workloadMAC[0], RemoteMAC: peerMAC, Ofport: e.b.Ofport(WorkloadA), Peer: peer,
-	}
-}
-
-// lease is one of both halves for the peer.
-func lease(out, in time.Duration) bypass.Lease {
-	return bypass.Lease{
-		Peer: peer, Proto: bypass.TCP, Local: underLocal, Remote: underRemote, Outbound: out, Inbound: in,
-	}
-}
-
-// bypassed installs both rules of flow and a lease.
-func (e *env) bypassed(l bypass.Lease) {
-	e.t.Helper()
-	e.apply(bypass.Change{Leases: []bypass.Lease{l}, Add: []bypass.Rule{e.out(), e.in()}})
-}
-
-// sent is what WorkloadA sends in flow.
-func sent() Packet {
-	return Packet{
-		SrcMAC: workloadMAC[0], DstMAC: peerMAC, Flow: flow(), Seq: 0xfffffff0, Ack: 7,
-		Flags: FlagPSH | FlagACK, Payload: []byte("an odd payload of some bytes!"),
-	}
-}
-
-// arriving is what the peer sends in flow, as it stands on the wire.
-func arriving() Packet {
-	local, remote := pair()
-	return Packet{
-		SrcMAC: routerMAC, DstMAC: uplinkMAC, Flow: bypass.Flow{Proto: bypass.TCP, Src: remote, Dst: local},
-		TTL: 61, Seq: 12, Ack: 0xfffffff1, Flags: FlagACK, Payload: []byte("an answer"),
-	}
-}
-
-// rewritten is p with other addresses.
-func rewritten(p Packet, src, dst tap.MAC, f bypass.Flow) Packet {
-	p.SrcMAC, p.DstMAC, p.Flow = src, dst, f
-	return p
-}
-
-// onWire is what becomes of sent.
-func (e *env) onWire() Packet {
-	local, remote := pair()
-	return rewritten(sent(), e.hop.Src, e.hop.Dst, bypass.Flow{Proto: bypass.TCP, Src: local, Dst: remote})
-}
-
-// delivered is what becomes of arriving.
-func delivered() Packet {
-	return rewritten(arriving(), peerMAC, workloadMAC[0], flow().Reverse())
 }
 
 // expect asserts that p, put in at from, leaves at to as want, and nowhere else.

@@ -10,85 +10,100 @@ import (
 
 const long = 30 * time.Second
 
-func leaseCases() []datapathCase {
+// gateCases: what a lease opens, and what not.
+func gateCases() []datapathCase {
 	return []datapathCase{
 		{"outbound rule needs a lease", func(e *env) {
 			e.apply(bypass.Change{Add: []bypass.Rule{e.out(), e.in()}})
-			e.plain(WorkloadA, sent())
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, 0)}})
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.plain(WorkloadA, e.sent())
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(long, 0)}})
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 			e.none(Plain, "a copy has left on the overlay's side")
 		}},
 		{"inbound rule needs a lease", func(e *env) {
 			e.set(e.guarded())
 			e.apply(bypass.Change{Add: []bypass.Rule{e.out(), e.in()}})
-			e.swallowed(arriving())
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, long)}})
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.swallowed(e.arriving())
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(0, long)}})
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 		}},
+		{"leases of protocols are apart", func(e *env) {
+			l := e.lease(long, long)
+			l.Proto = e.other
+			e.apply(bypass.Change{Leases: []bypass.Lease{l}, Add: []bypass.Rule{e.out()}})
+			e.plain(WorkloadA, e.sent())
+		}},
+		{"leases of families are apart", func(e *env) {
+			e.set(e.guarded())
+			l, o := e.lease(long, long), e.otherFamily()
+			l.Local, l.Remote = o.underLocal, o.underRemote
+			e.apply(bypass.Change{Leases: []bypass.Lease{l}, Add: []bypass.Rule{e.out(), e.in()}})
+			e.plain(WorkloadA, e.sent())
+			e.swallowed(e.arriving())
+		}},
+		{"rules are listed with their counters", caseCounters},
+	}
+}
+
+func leaseCases() []datapathCase {
+	return []datapathCase{
 		{"outbound lease ends by itself", func(e *env) {
-			e.bypassed(lease(2*time.Second, long))
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.bypassed(e.lease(2*time.Second, long))
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 			e.pass(3500 * time.Millisecond)
-			e.plain(WorkloadA, sent())
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.plain(WorkloadA, e.sent())
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 		}},
 		{"inbound lease ends by itself", func(e *env) {
 			e.set(e.guarded())
-			e.bypassed(lease(long, 2*time.Second))
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.bypassed(e.lease(long, 2*time.Second))
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 			e.pass(3500 * time.Millisecond)
-			e.swallowed(arriving())
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.swallowed(e.arriving())
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 		}},
 		{"renewing a lease keeps it", func(e *env) {
-			e.bypassed(lease(6*time.Second, 6*time.Second))
+			e.bypassed(e.lease(6*time.Second, 6*time.Second))
 			e.pass(3500 * time.Millisecond)
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(10*time.Second, 10*time.Second)}})
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(10*time.Second, 10*time.Second)}})
 			e.pass(3500 * time.Millisecond)
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 			e.noEvent()
 			require.Len(e.t, e.rules(), 2)
 			e.pass(7500 * time.Millisecond)
-			e.plain(WorkloadA, sent())
+			e.plain(WorkloadA, e.sent())
 			require.Empty(e.t, e.rules())
 		}},
 		{"a lease of 0 ends that half at once", func(e *env) {
-			e.bypassed(lease(long, long))
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, long)}})
-			e.plain(WorkloadA, sent())
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.bypassed(e.lease(long, long))
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(0, long)}})
+			e.plain(WorkloadA, e.sent())
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 		}},
 		{"a base without a lease ends everything", func(e *env) {
-			e.bypassed(lease(long, long))
+			e.bypassed(e.lease(long, long))
 			e.set(bypass.Base{Epoch: epoch})
 			require.Empty(e.t, e.rules())
-			e.plain(WorkloadA, sent())
+			e.plain(WorkloadA, e.sent())
 			e.noEvent()
 		}},
 		{"leases of peers are apart", func(e *env) {
-			e.bypassed(lease(long, long))
-			other := lease(0, 0)
-			other.Peer, other.Remote = peer+1, underOther
+			e.bypassed(e.lease(long, long))
+			other := e.lease(0, 0)
+			other.Peer, other.Remote = peer+1, e.underOther
 			e.apply(bypass.Change{Leases: []bypass.Lease{other}})
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 		}},
 		{"peers between the same addresses share what lets packets in", func(e *env) {
-			e.bypassed(lease(long, long))
-			gone := lease(0, 0)
+			e.bypassed(e.lease(long, long))
+			gone := e.lease(0, 0)
 			gone.Peer = peer + 1
-			e.apply(bypass.Change{Leases: []bypass.Lease{gone, lease(long, long)}})
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
-			e.expect(Uplink, arriving(), WorkloadA, delivered())
+			e.apply(bypass.Change{Leases: []bypass.Lease{gone, e.lease(long, long)}})
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
+			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 			require.Len(e.t, e.rules(), 2)
-		}},
-		{"leases of protocols are apart", func(e *env) {
-			l := lease(long, long)
-			l.Proto = bypass.UDP
-			e.apply(bypass.Change{Leases: []bypass.Lease{l}, Add: []bypass.Rule{e.out()}})
-			e.plain(WorkloadA, sent())
 		}},
 		{"a lease does not revive rules of an earlier epoch", caseNoRevival},
 	}
@@ -103,9 +118,9 @@ func caseNoRevival(e *env) {
 	b := e.base()
 	b.Epoch = epoch + 1
 	e.set(b)
-	l := lease(long, long)
-	l.Remote = underOther
+	l := e.lease(long, long)
+	l.Remote = e.underOther
 	e.apply(bypass.Change{Leases: []bypass.Lease{l}})
-	e.plain(WorkloadA, sent())
+	e.plain(WorkloadA, e.sent())
 	require.NoError(e.t, old.Close())
 }

@@ -16,28 +16,28 @@ func tetherCases() []datapathCase {
 		{"rules whose leases ran out are reported, and other peers' stay", caseRanOut},
 		{"a lease that was ended takes its rules along without a word", caseEnded},
 		{"a lease of one half holds the rules of both", func(e *env) {
-			for _, l := range []bypass.Lease{lease(long, time.Second), lease(time.Second, long)} {
+			for _, l := range []bypass.Lease{e.lease(long, time.Second), e.lease(time.Second, long)} {
 				e.bypassed(l)
 				e.pass(3 * time.Second)
 				require.Len(e.t, e.rules(), 2)
 			}
 			e.noEvent()
 		}},
-		{"a lease of one protocol holds the rules of all", caseOtherProtocol},
+		{"a lease of one kind of traffic holds the rules of all", caseOtherProtocol},
 		{"rules without a lease yet stay", func(e *env) {
 			e.apply(bypass.Change{Add: []bypass.Rule{e.out(), e.in()}})
 			e.pass(time.Second)
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, 0)}})
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(0, 0)}})
 			e.only(e.out(), e.in())
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, long)}})
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, 0)}})
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(long, long)}})
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(0, 0)}})
 			require.Empty(e.t, e.rules(), "they have one now")
 		}},
 		{"rules may run out by themselves together with their lease", func(e *env) {
 			// Rules that are younger than the lease that holds them: Open vSwitch dies of
 			// that if the Datapath lets it happen.
-			e.apply(bypass.Change{Leases: []bypass.Lease{lease(3*time.Second, 3*time.Second)}})
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(3*time.Second, 3*time.Second)}})
 			for i := range uint32(8) {
 				r := e.out()
 				r.ID, r.Idle = 100+i, 3*time.Second
@@ -47,8 +47,8 @@ func tetherCases() []datapathCase {
 			}
 			e.pass(6 * time.Second)
 			require.Empty(e.t, e.rules())
-			e.bypassed(lease(long, long))
-			e.expect(WorkloadA, sent(), Uplink, e.onWire())
+			e.bypassed(e.lease(long, long))
+			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 		}},
 		{"a purge takes an earlier epoch's rules of one peer and direction", casePurge},
 	}
@@ -60,11 +60,11 @@ func (e *env) second() (rules []bypass.Rule, l bypass.Lease) {
 	for i := range rules {
 		r := &rules[i]
 		r.ID, r.Peer = r.ID+10, peer+1
-		r.Flow.Src = netip.AddrPortFrom(workloadIP[0], 40002)
-		r.Remote = netip.AddrPortFrom(underOther, r.Remote.Port())
+		r.Flow.Src = netip.AddrPortFrom(e.workloadIP[0], 40002)
+		r.Remote = netip.AddrPortFrom(e.underOther, r.Remote.Port())
 	}
-	l = lease(long, long)
-	l.Peer, l.Remote = peer+1, underOther
+	l = e.lease(long, long)
+	l.Peer, l.Remote = peer+1, e.underOther
 	return rules, l
 }
 
@@ -90,7 +90,7 @@ func (e *env) only(want ...bypass.Rule) {
 }
 
 func caseDeadRun(e *env) {
-	e.bypassed(lease(time.Second, 2*time.Second))
+	e.bypassed(e.lease(time.Second, 2*time.Second))
 	require.NoError(e.t, e.dp.Close())
 	e.pass(4 * time.Second)
 	e.dp, e.events = e.open()
@@ -99,7 +99,7 @@ func caseDeadRun(e *env) {
 
 // caseRanOut: a process that was stalled for longer than a lease learns what it lost.
 func caseRanOut(e *env) {
-	others := e.both(lease(4*time.Second, 4*time.Second))
+	others := e.both(e.lease(4*time.Second, 4*time.Second))
 	lost := map[bypass.Event]bool{e.event(): true, e.event(): true}
 	require.Equal(e.t, map[bypass.Event]bool{
 		bypass.RuleLost{ID: 1, Direction: bypass.Outbound}: true,
@@ -107,48 +107,54 @@ func caseRanOut(e *env) {
 	}, lost)
 	e.noEvent()
 	e.only(others...)
-	e.bypassed(lease(long, long))
-	e.expect(WorkloadA, sent(), Uplink, e.onWire())
-	e.expect(Uplink, arriving(), WorkloadA, delivered())
+	e.bypassed(e.lease(long, long))
+	e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
+	e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 }
 
 func caseEnded(e *env) {
-	others := e.both(lease(long, long))
-	e.apply(bypass.Change{Leases: []bypass.Lease{lease(0, 0)}})
+	others := e.both(e.lease(long, long))
+	e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(0, 0)}})
 	e.only(others...)
-	e.plain(WorkloadA, sent())
-	e.bypassed(lease(long, long))
-	e.expect(WorkloadA, sent(), Uplink, e.onWire())
+	e.plain(WorkloadA, e.sent())
+	e.bypassed(e.lease(long, long))
+	e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 	// Also what the same change adds, or removes.
 	more := e.out()
-	more.ID, more.Flow.Src = 5, netip.AddrPortFrom(workloadIP[0], 40005)
+	more.ID, more.Flow.Src = 5, netip.AddrPortFrom(e.workloadIP[0], 40005)
 	e.apply(bypass.Change{
-		Leases: []bypass.Lease{lease(0, 0)}, Add: []bypass.Rule{more}, Remove: []bypass.Rule{e.in()},
+		Leases: []bypass.Lease{e.lease(0, 0)}, Add: []bypass.Rule{more}, Remove: []bypass.Rule{e.in()},
 	})
 	e.only(others...)
 	e.noEvent()
 }
 
+// caseOtherProtocol: a peer's rules stay while it has a lease of whatever protocol and
+// family, and pass only what has its own.
 func caseOtherProtocol(e *env) {
-	udp := lease(long, long)
-	udp.Proto = bypass.UDP
-	e.bypassed(lease(3*time.Second, 3*time.Second)) // time for what follows on a slow machine
-	e.apply(bypass.Change{Leases: []bypass.Lease{udp}})
-	e.pass(5 * time.Second)
-	e.plain(WorkloadA, sent())
-	require.Len(e.t, e.rules(), 2)
-	udp.Outbound, udp.Inbound = 0, 0
-	e.apply(bypass.Change{Leases: []bypass.Lease{udp}})
-	require.Empty(e.t, e.rules())
-	e.noEvent()
+	proto, family := e.lease(long, long), e.lease(long, long)
+	proto.Proto = e.other
+	o := e.otherFamily()
+	family.Local, family.Remote = o.underLocal, o.underRemote
+	for _, l := range []bypass.Lease{proto, family} {
+		e.bypassed(e.lease(3*time.Second, 3*time.Second)) // time for what follows on a slow machine
+		e.apply(bypass.Change{Leases: []bypass.Lease{l}})
+		e.pass(5 * time.Second)
+		e.plain(WorkloadA, e.sent())
+		require.Len(e.t, e.rules(), 2)
+		l.Outbound, l.Inbound = 0, 0
+		e.apply(bypass.Change{Leases: []bypass.Lease{l}})
+		require.Empty(e.t, e.rules())
+		e.noEvent()
+	}
 }
 
 // casePurge: three names are enough for any number of rules.
 func casePurge(e *env) {
-	others := e.both(lease(long, long))
+	others := e.both(e.lease(long, long))
 	more := e.in()
-	more.ID, more.Local = 5, netip.AddrPortFrom(underLocal, 0xf555)
-	e.apply(bypass.Change{Add: []bypass.Rule{more, listen()}})
+	more.ID, more.Local = 5, netip.AddrPortFrom(e.underLocal, 0xf555)
+	e.apply(bypass.Change{Add: []bypass.Rule{more, e.listen()}})
 	purge := func(epoch uint16, dir bypass.Direction, peer uint32) bypass.Change {
 		return bypass.Change{Purge: []bypass.RuleStat{{Epoch: epoch, Rule: bypass.Rule{Direction: dir, Peer: peer}}}}
 	}
@@ -157,8 +163,8 @@ func casePurge(e *env) {
 	b.Epoch = epoch + 1
 	e.set(b)
 	now := e.out()
-	now.ID, now.Flow.Src = 6, netip.AddrPortFrom(workloadIP[0], 40006)
-	e.apply(bypass.Change{Leases: []bypass.Lease{lease(long, long)}, Add: []bypass.Rule{now}})
+	now.ID, now.Flow.Src = 6, netip.AddrPortFrom(e.workloadIP[0], 40006)
+	e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(long, long)}, Add: []bypass.Rule{now}})
 	require.Len(e.t, e.rules(), 7)
 	e.apply(purge(epoch, bypass.Inbound, peer))
 	require.Len(e.t, e.rules(), 5)

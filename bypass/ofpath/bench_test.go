@@ -117,7 +117,7 @@ func newFake(t testing.TB) *fakeBench {
 		out := make(chan []byte, 64)
 		p.MAC = [6]byte{2, 2, 2, 2, 2, byte(i)}
 		p.Output = func(f []byte) {
-			if _, ok := bypasstest.Parse(f); ok {
+			if bypasstest.Sought(f) {
 				out <- f
 			}
 		}

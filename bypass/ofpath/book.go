@@ -1,7 +1,6 @@
 package ofpath
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -16,21 +15,20 @@ type ruleKey struct {
 }
 
 // matchKey is what makes two flows of rules the same one: their match, but for the
-// uplink's port, which may move. Rules are IPv4's. A listen rule's zero source is any.
+// uplink's port, which may move. A listen rule's unspecified source is any.
 type matchKey struct {
-	dir      bypass.Direction
-	proto    bypass.Proto
-	sp, dp   uint16
-	src, dst [4]byte
-	ends     // outbound only
+	dir    bypass.Direction
+	proto  bypass.Proto
+	sp, dp uint16
+	ends
 }
 
 // keyOf is the key of a flow in the switch.
 func keyOf(dir bypass.Direction, m ofctl.Match) matchKey {
 	h := headerOf(m)
-	k := matchKey{dir: dir, proto: h.proto, sp: h.sp, dp: h.dp, src: four(h.src), dst: four(h.dst)}
+	k := matchKey{dir: dir, proto: h.proto, sp: h.sp, dp: h.dp, ends: ends{src: h.sender(), dst: h.dst}}
 	if dir == bypass.Outbound {
-		k.ends = ends{h.inPort, h.smac, h.dmac}
+		k.ofport, k.smac, k.dmac = h.inPort, h.smac, h.dmac
 	}
 	return k
 }
@@ -41,18 +39,10 @@ func keyOfRule(r *bypass.Rule) matchKey {
 	k := matchKey{dir: r.Direction, proto: r.Flow.Proto}
 	if r.Direction == bypass.Outbound {
 		from, to = r.Flow.Src, r.Flow.Dst
-		k.ends = ends{r.Ofport, r.LocalMAC, r.RemoteMAC}
+		k.ofport, k.smac, k.dmac = r.Ofport, r.LocalMAC, r.RemoteMAC
 	}
-	k.src, k.sp, k.dst, k.dp = four(from.Addr()), from.Port(), four(to.Addr()), to.Port()
+	k.src, k.sp, k.dst, k.dp = from.Addr(), from.Port(), to.Addr(), to.Port()
 	return k
-}
-
-// four is an IPv4 address; no address is 0.0.0.0.
-func four(a netip.Addr) (b [4]byte) {
-	if a.Is4() {
-		b = a.As4()
-	}
-	return b
 }
 
 // entry is a rule that should be in the switch.
@@ -67,12 +57,19 @@ func (e *entry) key() ruleKey { return ruleKey{e.dir, e.id} }
 
 // lessee is whose tether it is.
 type lessee struct {
-	peer  uint32
-	proto bypass.Proto
+	peer uint32
+	traffic
 }
 
+func lesseeOf(e bypass.Lease) lessee { return lessee{e.Peer, trafficOf(e.Proto, e.Local)} }
+
 // tethers of one peer.
-func tethers(peer uint32) [2]lessee { return [2]lessee{{peer, bypass.TCP}, {peer, bypass.UDP}} }
+func tethers(peer uint32) (list [4]lessee) {
+	for i := range list {
+		list[i] = lessee{peer, traffic{[]bypass.Proto{bypass.TCP, bypass.UDP}[i%2], []bypass.Family{bypass.IPv4, bypass.IPv6}[i/2]}}
+	}
+	return list
+}
 
 // booking is a change on its way into what is known of the switch. Its methods are
 // called with the datapath's mu.
@@ -131,15 +128,18 @@ func (b *booking) lease(e bypass.Lease) {
 			}
 		}
 	}
-	owner, k := b.l.cfg.owner().Mask, lessee{e.Peer, e.Proto}
+	owner, k := b.l.cfg.owner().Mask, lesseeOf(e)
 	b.mods = append(b.mods, gate(b.l.inboundGate(e), owner), gate(b.l.outboundGate(e), owner))
-	if t := b.l.tether(e); t.HardTimeout > 0 {
+	if t := b.l.tether(k, holds(e)); t.HardTimeout > 0 {
 		b.d.held[k] = b.now.Add(time.Duration(t.HardTimeout) * time.Second)
 		b.retie(e.Peer)
 	} else {
 		delete(b.d.held, k)
 	}
 }
+
+// holds is for how long e's tether does.
+func holds(e bypass.Lease) time.Duration { return max(e.Outbound, e.Inbound) }
 
 func (b *booking) retie(peer uint32) {
 	if !slices.Contains(b.tied, peer) {
@@ -160,8 +160,7 @@ func (b *booking) tie() {
 				continue
 			}
 			whole := (left + time.Second - 1).Truncate(time.Second)
-			t := b.l.tether(bypass.Lease{Peer: peer, Proto: k.proto, Inbound: whole})
-			b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: t})
+			b.mods = append(b.mods, ofctl.FlowMod{Command: ofctl.Add, Flow: b.l.tether(k, whole)})
 		}
 	}
 }
@@ -169,7 +168,7 @@ func (b *booking) tie() {
 // untether cuts the tether of a lease that has ended. If no other one holds the
 // peer's rules they go with it, and are not missed.
 func (b *booking) untether(e bypass.Lease) {
-	t := b.l.tether(e)
+	t := b.l.tether(lesseeOf(e), holds(e))
 	if t.HardTimeout > 0 {
 		return
 	}

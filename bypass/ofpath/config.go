@@ -24,16 +24,16 @@ type Config struct {
 	// InboundTable and OutboundTable hold the exact rules; the two tables after
 	// OutboundTable hold the outbound gates and the tethers. 0 = 10 and 20.
 	InboundTable, OutboundTable uint8
-	// Priority is that of the gates in table 0; the guard is 10 below, listen rules
-	// are 10 above. 0 = 300; 11 at least. The host's own flows in table 0 that must
-	// come first have higher ones.
+	// Priority is that of the gates in table 0; the guard and what looks at ICMP errors
+	// are 10 below, listen rules are 10 above. 0 = 300; 11 at least. The host's own flows
+	// in table 0 that must come first have higher ones.
 	Priority uint16
 	// CookieTag is the upper 16 bits of the cookie of all our flows; 0 = 0x7661
 	// ("va"). Two programs on one switch need two.
 	CookieTag uint16
 	// GroupBase is the first of 65,536 group IDs that are ours; 0 = 0x76610000.
 	GroupBase uint32
-	// MeterBase is the first of two meter IDs that are ours, if the switch has meters;
+	// MeterBase is the first of three meter IDs that are ours, if the switch has meters;
 	// 0 = 0x7661.
 	MeterBase uint32
 	// RetryMin and RetryMax bound the wait between attempts to connect; 0 = 100 ms
@@ -50,6 +50,7 @@ const (
 	listenAbove = 10
 	guardBelow  = 10
 	exact       = 100 // priority of exact rules and outbound gates
+	errorCopy   = 50  // of what sends ICMP errors up, in the inbound table
 )
 
 func (c Config) withDefaults() Config {

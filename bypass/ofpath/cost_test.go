@@ -69,7 +69,7 @@ func TestCost(t *testing.T) {
 		}})
 		r.up(true)
 		require.NoError(t, r.dp.Set(t.Context(), base()))
-		require.Equal(t, 2+1+3+2+2, count.take(), "meters, group, misses, workload, guard")
+		require.Equal(t, 3+1+3+2+2+4, count.take(), "meters, group, misses, workload, guard, ICMP errors")
 		for n := range 5000 {
 			require.NoError(t, r.dp.Apply(t.Context(), change(n)))
 		}
@@ -79,11 +79,11 @@ func TestCost(t *testing.T) {
 		require.NoError(t, r.dp.Apply(t.Context(), bypass.Change{Leases: []bypass.Lease{renewal()}}))
 		require.Equal(t, 3, count.take(), "a renewed lease: gates and tether")
 		require.NoError(t, r.dp.Set(t.Context(), base()))
-		require.Equal(t, 3+2+2, count.take(), "a renewed slow half")
+		require.Equal(t, 3+2+2+4, count.take(), "a renewed slow half")
 		next := base()
 		next.Hops[0].Dst[5]++
 		require.NoError(t, r.dp.Set(t.Context(), next))
-		require.Equal(t, 1+3+2+2, count.take(), "a next hop that moved")
+		require.Equal(t, 1+3+2+2+4, count.take(), "a next hop that moved")
 		list, err := r.dp.Rules(t.Context())
 		require.NoError(t, err)
 		require.Len(t, list, 10000)

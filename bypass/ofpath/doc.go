@@ -11,7 +11,7 @@
 // last tether they go. All that Set and leases make has a hard time-out. This is one TCP
 // bypass as ovs-ofctl dumps it (testdata/pipeline.txt, broken into lines). The workload
 // 192.168.7.1 is at port 3, its peer is 192.168.7.9, the hosts are 10.1.0.1 and 10.1.0.2,
-// the uplink is port 1:
+// the uplink is port 1. Over IPv6 it is the same with tcp6 and udp6 (testdata/pipeline6.txt):
 //
 //	table 0: whose is it?
 //	  cookie=0x7661004d00000003, hard_timeout=60, priority=300,tcp,in_port=3,vlan_tci=0x0000/0x1fff,    workload
@@ -19,7 +19,9 @@
 //	  cookie=0x7661004d00000005, hard_timeout=30, priority=300,tcp,in_port=1,vlan_tci=0x0000/0x1fff,    inbound gate
 //	      nw_src=10.1.0.2,nw_dst=10.1.0.1,nw_frag=no,tp_dst=0xf000/0xf000 actions=goto_table:10
 //	  cookie=0x7661004d00000000, hard_timeout=60, priority=290,tcp,in_port=1,                           guard
-//	      nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=0xf000/0xf000 actions=meter:30305,CONTROLLER:64        (and udp)
+//	      nw_src=10.1.0.2,nw_dst=10.1.0.1,tp_dst=0xf000/0xf000 actions=meter:30305,CONTROLLER:96        (and udp)
+//	  cookie=0x7661004d00000000, hard_timeout=60, priority=290,icmp,in_port=1,                          ICMP errors
+//	      vlan_tci=0x0000/0x1fff,nw_dst=10.1.0.1,nw_frag=no,icmp_type=3 actions=NORMAL,goto_table:10    (and others)
 //	  priority=0 actions=NORMAL                                                                         the host's own
 //	table 10: inbound rules
 //	  cookie=0x7661004d00000005, send_flow_rem priority=100,tcp,in_port=1,
@@ -27,7 +29,8 @@
 //	      actions=set_field:02:0b:00:00:00:01->eth_src,set_field:02:0a:00:00:00:01->eth_dst,
 //	      set_field:192.168.7.9->ip_src,set_field:192.168.7.1->ip_dst,
 //	      set_field:80->tcp_src,set_field:20291->tcp_dst,output:3
-//	  cookie=0x7661004d00000000, hard_timeout=60, priority=0 actions=meter:30305,CONTROLLER:64          orphan
+//	  cookie=0x7661004d80000001, hard_timeout=60, priority=50,icmp actions=meter:30307,CONTROLLER:65535 ICMP errors
+//	  cookie=0x7661004d00000000, hard_timeout=60, priority=0 actions=meter:30305,CONTROLLER:96          orphan
 //	table 20: outbound rules only write down what would be done
 //	  cookie=0x7661004d00000005, idle_timeout=60, send_flow_rem priority=100,tcp,in_port=3,
 //	      dl_src=02:0a:00:00:00:01,dl_dst=02:0b:00:00:00:01,
@@ -47,6 +50,7 @@
 //	    set_field:02:0c:00:00:00:02->eth_dst,output:1                                                   next hop
 //	meter=30305 pktps burst stats bands=type=drop rate=100 burst_size=100                               orphans, guard
 //	meter=30306 pktps burst stats bands=type=drop rate=2000 burst_size=2000                             probes
+//	meter=30307 pktps burst stats bands=type=drop rate=100 burst_size=100                               ICMP errors
 //
 // The outbound gate has no instruction, which ovs-ofctl prints as drop: the pipeline
 // ends there, and the action set is executed as the exact rule wrote it. Where there
@@ -57,9 +61,14 @@
 // that go up to us. They are no part of bundles: Set makes them before the flows that name
 // them. A switch without meters does without.
 //
+// A meter drops whatever its flow would do. The host must get every ICMP error, so what
+// forwards it and what copies it up are two flows: NORMAL in table 0 has happened when the
+// meter of the copy, in table 10, drops the rest. The copy is whole. With a switch that has no
+// meters only the queue of Watch bounds the copies.
+//
 // The tether is never executed. It is there for what Open vSwitch does when it goes, by
 // its time-out too: it deletes all flows of these tables with that cookie, unless
-// another flow (the tether of the other protocol) has the same action. It lives as long
+// another flow (the tether of another protocol or family) has the same action. It lives as long
 // as the longer half of its lease.
 //
 // A tether must be younger than every rule with a time-out that it holds: Open vSwitch
@@ -71,7 +80,8 @@
 // # Whose flow is it?
 //
 // A cookie is tag(16) | epoch(16) | whose(32): the peer's number in its rules, gates and
-// tethers, the ofport in a workload's flow, 2^31 in a listen rule, 0 in others. The kind
+// tethers, the ofport in a workload's flow, 2^31 in a listen rule, 2^31+1 in what sends ICMP
+// errors up, 0 in others. The kind
 // is told by table and priority. The ID of a rule is not in the switch: rules are told
 // apart by their matches. Metadata is epoch(16) | peer(24), so a lease never revives
 // outbound rules of an earlier run that numbered its peers otherwise. Inbound gates go by
@@ -89,9 +99,19 @@
 //
 // # Who else may program the switch
 //
-// Flows with another cookie tag, groups outside of 65,536 IDs and meters outside of two
+// Flows with another cookie tag, groups outside of 65,536 IDs and meters outside of three
 // are never touched. A flow of the host's own with a higher priority in table 0 comes
 // first; workloads and the overlay's TAP must be kept apart from the uplink by VLAN tags,
 // because what is not bypassed is forwarded by NORMAL. Fragments have no ports to match on (Open
 // vSwitch's default fragment handling): no rule, gate or guard takes them.
+//
+// # IPv6 extension headers
+//
+// Open vSwitch looks for TCP and UDP behind extension headers, and has no field to tell that
+// there are any. The classifier asks for no bypass of such packets, but where their five-tuple
+// is bypassed they are rewritten like others: addresses, ports and checksum right, the headers
+// untouched, and rewritten back at the other end, so that they arrive as they were sent
+// (TestIntegrationLive). An atomic fragment (RFC 6946) is one of them; while it is rewritten
+// its checksum is off by the addresses in user space (3.1), which the other end's switch
+// undoes if it is of the same kind.
 package ofpath

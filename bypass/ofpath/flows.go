@@ -10,9 +10,10 @@ import (
 )
 
 // headersOnly is how much of an orphan's or a guarded frame goes to the controller:
-// enough for Ethernet, IPv4 and TCP headers. whole is for probes.
+// enough for a VLAN tag, IPv6 and TCP. whole is for probes, and for ICMP errors, which
+// quote what they are about.
 const (
-	headersOnly = 64
+	headersOnly = 96
 	whole       = 0xffff
 )
 
@@ -27,7 +28,8 @@ type layout struct {
 }
 
 // cookie is tag(16) | epoch(16) | whose(32): of a rule, gate or tether the peer's
-// number, of a workload's flow its ofport, of a listen rule listening, of others 0.
+// number, of a workload's flow its ofport, of a listen rule listening, of what sends ICMP
+// errors up erring, of others 0.
 // What kind of flow it is, its table and priority say.
 func (l layout) cookie(whose uint32) uint64 { return l.cfg.cookie(l.epoch, whose) }
 
@@ -35,8 +37,11 @@ func (c Config) cookie(epoch uint16, whose uint32) uint64 {
 	return uint64(c.CookieTag)<<48 | uint64(epoch)<<32 | uint64(whose)
 }
 
-// listening is no peer's number and no ofport.
-const listening = 1 << 31
+// Neither is a peer's number or an ofport.
+const (
+	listening = 1 << 31
+	erring    = listening | 1
+)
 
 func cookieEpoch(c uint64) uint16 { return uint16(c >> 32) }
 func cookieWhose(c uint64) uint32 { return uint32(c) }
@@ -63,16 +68,41 @@ func fieldsOf(p bypass.Proto) portFields {
 	return portFields{ofctl.TCPSrc, ofctl.TCPDst}
 }
 
-// ip is a match on one protocol over IPv4.
-func ip(p bypass.Proto, fs ...ofctl.Field) ofctl.Match {
-	if p == bypass.UDP {
-		return ofctl.UDP4(fs...)
-	}
-	return ofctl.TCP4(fs...)
+// traffic is what gates and tethers are for.
+type traffic struct {
+	proto  bypass.Proto
+	family bypass.Family
 }
 
-func src(a netip.Addr) ofctl.Field { return ofctl.IPv4Src(ofctl.Host(a)) }
-func dst(a netip.Addr) ofctl.Field { return ofctl.IPv4Dst(ofctl.Host(a)) }
+// trafficOf is what flows of p between addresses of a's family are.
+func trafficOf(p bypass.Proto, a netip.Addr) traffic { return traffic{p, bypass.FamilyOf(a)} }
+
+// match is a match on t and fs.
+func (t traffic) match(fs ...ofctl.Field) ofctl.Match {
+	switch {
+	case t.family == bypass.IPv4 && t.proto == bypass.UDP:
+		return ofctl.UDP4(fs...)
+	case t.family == bypass.IPv4:
+		return ofctl.TCP4(fs...)
+	case t.proto == bypass.UDP:
+		return ofctl.UDP6(fs...)
+	}
+	return ofctl.TCP6(fs...)
+}
+
+func src(a netip.Addr) ofctl.Field {
+	if a.Is4() {
+		return ofctl.IPv4Src(ofctl.Host(a))
+	}
+	return ofctl.IPv6Src(ofctl.Host(a))
+}
+
+func dst(a netip.Addr) ofctl.Field {
+	if a.Is4() {
+		return ofctl.IPv4Dst(ofctl.Host(a))
+	}
+	return ofctl.IPv6Dst(ofctl.Host(a))
+}
 
 // seconds is d in whole seconds, as a time-out has it.
 func seconds(d time.Duration) uint16 {
@@ -141,18 +171,17 @@ func (l layout) matchOf(r *bypass.Rule) ofctl.Match {
 
 // match is the match of the flow that has key k.
 func (l layout) match(k *matchKey) ofctl.Match {
-	f := fieldsOf(k.proto)
-	from, to := netip.AddrFrom4(k.src), netip.AddrFrom4(k.dst)
+	f, t := fieldsOf(k.proto), trafficOf(k.proto, k.dst)
 	switch k.dir {
 	case bypass.Outbound:
-		return ip(k.proto, ofctl.InPort(k.ofport), ofctl.EthSrc(k.smac), ofctl.EthDst(k.dmac),
-			src(from), dst(to), f.src(k.sp), f.dst(k.dp))
+		return t.match(ofctl.InPort(k.ofport), ofctl.EthSrc(k.smac), ofctl.EthDst(k.dmac),
+			src(k.src), dst(k.dst), f.src(k.sp), f.dst(k.dp))
 	case bypass.Inbound:
-		return ip(k.proto, ofctl.InPort(l.uplink), src(from), dst(to), f.src(k.sp), f.dst(k.dp))
+		return t.match(ofctl.InPort(l.uplink), src(k.src), dst(k.dst), f.src(k.sp), f.dst(k.dp))
 	}
-	m := ip(k.proto, ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(), dst(to), f.dst(k.dp))
-	if !from.IsUnspecified() {
-		m = append(m, src(from))
+	m := t.match(ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(), dst(k.dst), f.dst(k.dp))
+	if !k.src.IsUnspecified() {
+		m = append(m, src(k.src))
 	}
 	if k.sp != 0 {
 		m = append(m, f.src(k.sp))
@@ -179,7 +208,7 @@ func (l layout) inboundGate(e bypass.Lease) ofctl.Flow {
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority, Cookie: l.cookie(e.Peer),
 		HardTimeout: seconds(e.Inbound),
-		Match: ip(e.Proto, ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(),
+		Match: trafficOf(e.Proto, e.Local).match(ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(),
 			src(e.Remote), dst(e.Local), l.reserved(e.Proto)),
 		Goto: l.cfg.InboundTable,
 	}
@@ -190,18 +219,18 @@ func (l layout) outboundGate(e bypass.Lease) ofctl.Flow {
 	return ofctl.Flow{
 		Table: l.cfg.gateTable(), Priority: exact, Cookie: l.cookie(e.Peer),
 		HardTimeout: seconds(e.Outbound),
-		Match:       ip(e.Proto, ofctl.Metadata(l.metadata(e.Peer), 0)),
+		Match:       trafficOf(e.Proto, e.Local).match(ofctl.Metadata(l.metadata(e.Peer), 0)),
 	}
 }
 
 // tether holds the peer's rules, which have its cookie: when the last tether of the
 // peer goes, they go. Nothing leads to its table.
-func (l layout) tether(e bypass.Lease) ofctl.Flow {
-	cookie := l.cookie(e.Peer)
+func (l layout) tether(k lessee, left time.Duration) ofctl.Flow {
+	cookie := l.cookie(k.peer)
 	return ofctl.Flow{
 		Table: l.cfg.tetherTable(), Priority: exact, Cookie: cookie,
-		HardTimeout: seconds(max(e.Outbound, e.Inbound)),
-		Match:       ip(e.Proto, ofctl.Metadata(l.metadata(e.Peer), 0)),
+		HardTimeout: seconds(left),
+		Match:       k.match(ofctl.Metadata(l.metadata(k.peer), 0)),
 		Apply: []ofctl.Action{
 			ofctl.Tether{Table: l.cfg.OutboundTable, Cookie: cookie},
 			ofctl.Tether{Table: l.cfg.InboundTable, Cookie: cookie},
@@ -224,16 +253,15 @@ func (l layout) base(b bypass.Base) []ofctl.Flow {
 	}
 	for _, w := range b.Workloads {
 		for _, a := range w.IPs {
-			if a.Is4() {
+			if oneFamily(a) { // no rule can have others
 				flows = append(flows, l.workload(w, a, bypass.TCP), l.workload(w, a, bypass.UDP))
 			}
 		}
 	}
 	for _, g := range b.Guard {
-		if g.Local.Is4() && g.Remote.Is4() {
-			flows = append(flows, l.guard(g, bypass.TCP), l.guard(g, bypass.UDP))
-		}
+		flows = append(flows, l.guard(g, bypass.TCP), l.guard(g, bypass.UDP))
 	}
+	flows = append(flows, l.errors(b.Guard)...)
 	for i := range flows {
 		flows[i].HardTimeout = hard
 		if flows[i].Cookie == 0 {
@@ -248,7 +276,7 @@ func (l layout) base(b bypass.Base) []ofctl.Flow {
 func (l layout) workload(w bypass.Workload, a netip.Addr, p bypass.Proto) ofctl.Flow {
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority, Cookie: l.cookie(w.Ofport),
-		Match: ip(p, ofctl.InPort(w.Ofport), ofctl.Untagged(), ofctl.NotFragment(),
+		Match: trafficOf(p, a).match(ofctl.InPort(w.Ofport), ofctl.Untagged(), ofctl.NotFragment(),
 			ofctl.EthSrc(w.MAC), src(a)),
 		Goto: l.cfg.OutboundTable,
 	}
@@ -259,7 +287,7 @@ func (l layout) workload(w bypass.Workload, a netip.Addr, p bypass.Proto) ofctl.
 func (l layout) guard(g bypass.AddrPair, p bypass.Proto) ofctl.Flow {
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority - guardBelow,
-		Match: ip(p, ofctl.InPort(l.uplink), src(g.Remote), dst(g.Local), l.reserved(p)),
+		Match: trafficOf(p, g.Local).match(ofctl.InPort(l.uplink), src(g.Remote), dst(g.Local), l.reserved(p)),
 		Meter: l.meter(meterOdd),
 		Apply: []ofctl.Action{ofctl.ToController(headersOnly)},
 	}

@@ -2,6 +2,7 @@ package ofpath
 
 import (
 	"iter"
+	"net/netip"
 
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/tap"
@@ -24,11 +25,10 @@ type kept struct {
 
 // shortMatch is a matchKey in which a number stands for the ends.
 type shortMatch struct {
-	dir      bypass.Direction
-	proto    bypass.Proto
-	sp, dp   uint16
-	src, dst [4]byte
-	ends     uint32
+	dir    bypass.Direction
+	proto  bypass.Proto
+	sp, dp uint16
+	ends   uint32
 }
 
 func newIndex() index {
@@ -36,11 +36,11 @@ func newIndex() index {
 }
 
 func (k *matchKey) short(number uint32) shortMatch {
-	return shortMatch{k.dir, k.proto, k.sp, k.dp, k.src, k.dst, number}
+	return shortMatch{k.dir, k.proto, k.sp, k.dp, number}
 }
 
 func (x *index) entry(id uint32, r kept) entry {
-	m := matchKey{r.dir, r.proto, r.sp, r.dp, r.src, r.dst, x.ends.list[r.ends].ends}
+	m := matchKey{r.dir, r.proto, r.sp, r.dp, x.ends.list[r.ends].ends}
 	return entry{m, id, r.peer, r.since}
 }
 
@@ -92,10 +92,12 @@ func (x *index) drop(k ruleKey) {
 	}
 }
 
-// ends is what the outbound rules between two endpoints have in common.
+// ends is what the rules of one direction between two endpoints have in common, as it is
+// matched. Addresses of either family weigh nothing where many flows share them.
 type ends struct {
-	ofport     uint32
+	ofport     uint32 // outbound only, like the MACs
 	smac, dmac tap.MAC
+	src, dst   netip.Addr
 }
 
 // shared is ends that rules have, each kept once.

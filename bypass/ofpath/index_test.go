@@ -2,6 +2,7 @@ package ofpath
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -22,8 +23,9 @@ func TestIndex(t *testing.T) {
 		e := entry{id: 1 + chance.Uint32N(20), peer: chance.Uint32N(3), since: int64(i)}
 		e.dir, e.sp = bypass.Direction(chance.IntN(3)), uint16(chance.IntN(4))
 		if e.dir == bypass.Outbound {
-			e.ends = ends{1 + chance.Uint32N(2), tap.MAC{2, byte(chance.IntN(2))}, tap.MAC{4, byte(chance.IntN(3))}}
+			e.ends = ends{ofport: 1 + chance.Uint32N(2), smac: tap.MAC{2, byte(chance.IntN(2))}, dmac: tap.MAC{4, byte(chance.IntN(3))}}
 		}
+		e.src = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}[chance.IntN(2)]
 		if chance.IntN(2) == 0 {
 			x.put(e)
 			drop(func(o entry) bool { return o.key() == e.key() || o.matchKey == e.matchKey })
@@ -48,7 +50,7 @@ func TestIndex(t *testing.T) {
 		require.Len(t, x.byMatch, len(want))
 	}
 	require.ElementsMatch(t, want, slices.Collect(x.all()))
-	require.LessOrEqual(t, len(x.ends.list), 2*2*3+1, "numbers are used again")
+	require.LessOrEqual(t, len(x.ends.list), 2*(2*2*3+1), "numbers are used again")
 	for _, e := range want {
 		x.drop(e.key())
 	}

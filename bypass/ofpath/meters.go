@@ -10,11 +10,12 @@ import (
 // Anybody on the provider's network can send packets that go up to us: orphans and
 // guarded ones, and, to the ports on which we listen, what looks like a probe. Meters in
 // the switch bound what that costs, in the switch as well as here. One flood must not
-// keep the other kind out, so there are two.
+// keep the other kinds out, so each has its own.
 const (
 	meterOdd    = 0 // orphans and guarded packets: one of them in a while is enough
 	meterProbes = 1
-	meterCount  = 2
+	meterErrors = 2 // copies of ICMP errors
+	meterCount  = 3
 )
 
 // Rates in packets a second, and how many may come at once. A peer's proof takes some
@@ -24,6 +25,8 @@ const (
 	oddBurst   = 100
 	probeRate  = 2000
 	probeBurst = 2000
+	errorRate  = 100
+	errorBurst = 100
 )
 
 // meter is the ID of one of our meters; 0 if the switch has none.
@@ -38,6 +41,7 @@ func (l layout) meters() []ofctl.Meter {
 	return []ofctl.Meter{
 		{ID: l.cfg.MeterBase + meterOdd, Rate: oddRate, Burst: oddBurst},
 		{ID: l.cfg.MeterBase + meterProbes, Rate: probeRate, Burst: probeBurst},
+		{ID: l.cfg.MeterBase + meterErrors, Rate: errorRate, Burst: errorBurst},
 	}
 }
 

@@ -27,7 +27,7 @@ func TestMeters(t *testing.T) {
 			return ms
 		}
 		r.bypassed()
-		want := []ofctl.Meter{foreign, {ID: 0x7661, Rate: 100, Burst: 100}, {ID: 0x7662, Rate: 2000, Burst: 2000}}
+		want := []ofctl.Meter{foreign, {ID: 0x7661, Rate: 100, Burst: 100}, {ID: 0x7662, Rate: 2000, Burst: 2000}, {ID: 0x7663, Rate: 100, Burst: 100}}
 		require.Equal(t, want, meters())
 		var metered []string
 		for _, f := range r.flows() {
@@ -36,7 +36,7 @@ func TestMeters(t *testing.T) {
 				require.True(t, slices.ContainsFunc(f.Apply, func(a ofctl.Action) bool { o, ok := a.(ofctl.Output); return ok && o.Port == ofctl.PortController }))
 			}
 		}
-		require.Len(t, metered, 3, "orphans, and the guard over TCP and UDP")
+		require.Len(t, metered, 4, "orphans, the guard over TCP and UDP, copies of ICMP errors")
 		changed := want[1]
 		changed.Rate = 1 << 20
 		require.NoError(t, r.fake.Apply(t.Context(), []ofctl.Mod{ofctl.MeterMod{Command: ofctl.Modify, Meter: changed}}))

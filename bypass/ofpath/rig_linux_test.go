@@ -192,6 +192,9 @@ func (e *hostEnd) await(state bypass.State, n int, limit time.Duration) {
 	}
 }
 
+// exactPriority is that of exact rules; what sends ICMP errors up stands below them.
+const exactPriority = 100
+
 // rules counts the flows in a table of the switch that are exact rules.
 func (e *hostEnd) rules(table uint8) int {
 	e.tb.Helper()
@@ -199,7 +202,7 @@ func (e *hostEnd) rules(table uint8) int {
 	require.NoError(e.tb, err)
 	n := 0
 	for _, s := range stats {
-		if s.Priority > 0 {
+		if s.Priority == exactPriority {
 			n++
 		}
 	}

@@ -15,7 +15,7 @@ type kind uint8
 
 const (
 	kindOther kind = iota
-	kindBase       // misses, workloads, guard: what Set makes
+	kindBase       // misses, workloads, guard, ICMP errors: what Set makes
 	kindGate
 	kindTether
 	kindOutbound
@@ -33,7 +33,7 @@ func (c Config) kindOf(f ofctl.Flow) kind {
 		return kindGate
 	case f.Table == tableClassify:
 		return kindBase
-	case f.Priority == 0:
+	case f.Priority == 0, f.Table == c.InboundTable && f.Priority == errorCopy:
 		return kindBase
 	case f.Priority != exact:
 		return kindOther
@@ -84,6 +84,17 @@ func (h header) flow() bypass.Flow {
 	return f
 }
 
+// sender is the source; unspecified, in dst's family, if it is not matched.
+func (h header) sender() netip.Addr {
+	switch {
+	case h.src.IsValid():
+		return h.src
+	case h.dst.Is4():
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
 // headerOf is what m matches exactly.
 func headerOf(m ofctl.Match) (h header) {
 	for _, f := range m {
@@ -109,10 +120,10 @@ func (h *header) put(f ofctl.Field) {
 		copy(h.smac[:], v)
 	case ofctl.KindEthDst:
 		copy(h.dmac[:], v)
-	case ofctl.KindIPv4Src:
-		h.src = netip.AddrFrom4([4]byte(v))
-	case ofctl.KindIPv4Dst:
-		h.dst = netip.AddrFrom4([4]byte(v))
+	case ofctl.KindIPv4Src, ofctl.KindIPv6Src:
+		h.src, _ = netip.AddrFromSlice(v)
+	case ofctl.KindIPv4Dst, ofctl.KindIPv6Dst:
+		h.dst, _ = netip.AddrFromSlice(v)
 	case ofctl.KindTCPSrc, ofctl.KindUDPSrc:
 		h.sp = binary.BigEndian.Uint16(v)
 	case ofctl.KindTCPDst, ofctl.KindUDPDst:
@@ -163,7 +174,8 @@ func (c Config) stat(s ofctl.FlowStat) (bypass.RuleStat, bool) {
 		r.Flow, r.Local, r.Remote = set.flow().Reverse(), wire.Dst, wire.Src
 		r.LocalMAC, r.RemoteMAC, r.Ofport = set.dmac, set.smac, port
 	case bypass.Listen:
-		r.Flow.Proto, r.Local, r.Remote, r.Peer = m.proto, wire.Dst, wire.Src, 0
+		r.Flow.Proto, r.Local, r.Peer = m.proto, wire.Dst, 0
+		r.Remote = netip.AddrPortFrom(m.sender(), m.sp)
 	}
 	return bypass.RuleStat{Epoch: cookieEpoch(s.Cookie), Rule: r, Packets: s.Packets, Bytes: s.Bytes}, true
 }

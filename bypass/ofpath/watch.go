@@ -107,6 +107,8 @@ func (d *datapath) packetIn(e ofctl.PacketIn) {
 	}
 	in := bypass.PacketIn{Kind: bypass.PacketGuard, Frame: e.Frame}
 	switch {
+	case e.Table == d.cfg.InboundTable && cookieWhose(e.Cookie) == erring:
+		in.Kind = bypass.PacketError
 	case e.Table == d.cfg.InboundTable:
 		in.Kind = bypass.PacketOrphan
 	case e.Table != tableClassify:
