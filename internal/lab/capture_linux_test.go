@@ -171,6 +171,7 @@ func TestFrameClasses(t *testing.T) {
 		{"STUN", classSTUN, udp(overlayPort, overlayPort, stun...)},
 		{"STUN without its cookie", "", udp(overlayPort, overlayPort, make([]byte, 20)...)},
 		{"DTLS", classDTLS, udp(overlayPort, overlayPort, record...)},
+		{"data record", classData, udp(overlayPort, overlayPort, append([]byte{0xe1, 1}, make([]byte, 31)...)...)},
 		{"a frame in clear in the overlay's place", "", udp(overlayPort, overlayPort, arp(guest.MAC, guest.Addr, b.Addr)...)},
 		{"a live flow of UDP", classBypass, udp(61440, 65279, 1)},
 		{"a flow of UDP that no node knows", "", udp(61440, 65278, 1)},

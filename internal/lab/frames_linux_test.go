@@ -30,6 +30,7 @@ const (
 	classHost   = "host"   // the rendezvous, echoes, ICMP
 	classSTUN   = "STUN"   // between the overlays' ports
 	classDTLS   = "DTLS"   // the same
+	classData   = "data"   // the same: docs/protocol.md
 	classProbe  = "probe"  // TCP or UDP on probes' ports, as vias sends it
 	classND     = "ND"     // IPv6's neighbour discovery, of hosts
 	classMLD    = "MLD"    // reports of the multicast groups of hosts' IPv6 addresses
@@ -153,7 +154,7 @@ func isFlowPort(sport, dport uint16) bool {
 
 const rst = 0x04 // the flag in byte 13 of a TCP header (RFC 9293)
 
-// overlayClass tells STUN from DTLS as RFC 7983 does.
+// overlayClass tells STUN, DTLS and data records apart, as RFC 7983 does.
 func overlayClass(sport, dport uint16, p []byte) string {
 	switch {
 	case sport == echoPort && dport == echoPort:
@@ -164,6 +165,8 @@ func overlayClass(sport, dport uint16, p []byte) string {
 		return classSTUN
 	case p[0] >= 20 && p[0] < 64 && p[1] == 0xfe:
 		return classDTLS
+	case p[0] == 0xe1 && p[2] == 0 && p[3] == 0 && len(p) >= 33:
+		return classData
 	}
 	return ""
 }
