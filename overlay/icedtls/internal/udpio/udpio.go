@@ -27,9 +27,14 @@ type Conn struct {
 	udp *net.UDPConn
 	sys sys
 
-	segments atomic.Bool // the kernel cuts runs
+	segments atomic.Bool  // the kernel cuts runs
+	refused  atomic.Int32 // runs in a row that it did not
 	stats    counters
 }
+
+// maxRefused runs in a row that the kernel refuses to cut, and none is tried any more. Few
+// may be the matter of one path.
+const maxRefused = 16
 
 // Stats counts what went through.
 type Stats struct {
@@ -86,22 +91,47 @@ func (c *Conn) Send(datagrams [][]byte, to netip.AddrPort) error {
 		for i, d := range datagrams[:n] {
 			sizes[i] = len(d)
 		}
-		if n = Run(sizes[:n]); !c.segments.Load() {
-			n = 1
-		}
-		switch err := c.send(datagrams[:n], to); {
-		case err == nil:
-			c.stats.sent.Add(uint64(n))
-			c.stats.sends.Add(1)
-		case errors.Is(err, net.ErrClosed):
+		n = Run(sizes[:n])
+		if err := c.sendRun(datagrams[:n], to); err != nil {
 			return err
-		case n > 1 && c.refuses(err):
-			c.segments.Store(false)
-			continue // one by one
-		default:
-			c.stats.lost.Add(uint64(n))
 		}
 		datagrams = datagrams[n:]
+	}
+	return nil
+}
+
+// sendRun sends datagrams that could go out as one, or one by one where they cannot.
+func (c *Conn) sendRun(run [][]byte, to netip.AddrPort) error {
+	if len(run) > 1 && c.segments.Load() {
+		err := c.send(run, to)
+		if err == nil {
+			c.refused.Store(0)
+		}
+		if err == nil || !c.refuses(err) {
+			return c.count(len(run), err)
+		}
+		if c.refused.Add(1) >= maxRefused {
+			c.segments.Store(false)
+		}
+	}
+	for i := range run {
+		if err := c.count(1, c.send(run[i:i+1], to)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count notes what became of n datagrams; a closed socket is an error.
+func (c *Conn) count(n int, err error) error {
+	switch {
+	case err == nil:
+		c.stats.sent.Add(uint64(n))
+		c.stats.sends.Add(1)
+	case errors.Is(err, net.ErrClosed):
+		return err
+	default:
+		c.stats.lost.Add(uint64(n))
 	}
 	return nil
 }

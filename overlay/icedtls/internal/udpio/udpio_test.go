@@ -112,6 +112,30 @@ func TestSendAndReceive(t *testing.T) {
 	}
 }
 
+// TestRefused: a run that the kernel does not cut goes out one by one, and only many of them
+// end the trying.
+func TestRefused(t *testing.T) {
+	a, _ := open(t, "udp4", "127.0.0.1:0")
+	b, at := open(t, "udp4", "127.0.0.1:0")
+	if !a.Stats().Segmenting {
+		t.Skip("this kernel cuts no runs")
+	}
+	raw, err := a.udp.SyscallConn()
+	require.NoError(t, err)
+	checksum := func(off int) {
+		require.NoError(t, raw.Control(func(fd uintptr) { require.NoError(t, noChecksum(fd, off)) }))
+	}
+	sent := datagrams(repeat(1000, 5)...)
+	for i := range maxRefused {
+		checksum(1) // without checksums no run is cut: EINVAL
+		require.NoError(t, a.Send(sent, at))
+		got, _ := receive(t, b, len(sent))
+		require.Equal(t, sent, got)
+		require.Equal(t, i < maxRefused-1, a.Stats().Segmenting, i)
+	}
+	require.Zero(t, a.Stats().Lost)
+}
+
 // TestStepDown: a kernel that does not cut runs gets datagrams one by one, and nothing is lost.
 func TestStepDown(t *testing.T) {
 	a, _ := open(t, "udp4", "127.0.0.1:0")
