@@ -97,5 +97,5 @@ func TestIntegrationSwitchRestart(t *testing.T) {
 	require.Zero(t, seen.resets())
 	require.Zero(t, stray.heard.Load(), "a guest heard the provider's network")
 	require.Greater(t, stray.sent.Load(), sent+200)
-	s.requireClasses(frames, s.network(), classDTLS, classProbe, classBypass)
+	s.requireClasses(frames, s.network(), classData, classProbe, classBypass)
 }
