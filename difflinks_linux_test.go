@@ -52,7 +52,7 @@ func tapped(t *testing.T, mtu int) link {
 }
 
 func (p *taps) plug(t *testing.T, h, _ *diffHost) {
-	device, err := tap.LinuxConfig{Name: "g0", MTU: p.mtu, LeaveDown: true}.Open(t.Context())
+	device, err := tap.LinuxConfig{Name: "g0", MTU: p.mtu, LeaveDown: true, Join: true}.Open(t.Context())
 	require.NoError(t, err)
 	m := p.lab.node(nil)
 	_ = m.wire.Close()

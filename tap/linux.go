@@ -17,6 +17,11 @@ type LinuxConfig struct {
 	// LeaveDown: do not set the link up. Whoever configures the interface does;
 	// until then frames written are dropped and none can be read.
 	LeaveDown bool
+	// Join lets TCP segments be written as super-frames (Caps.Join), which whoever gets
+	// them must take: this host's own stack and a kernel bridge do, Open vSwitch's kernel
+	// datapath does, its user-space datapath only with userspace-tso-enable. For those who
+	// do not, super-frames are too long, and their checksums wrong.
+	Join bool
 	// NoOffload: let the kernel finish every frame; Caps is then zero. Much slower.
 	NoOffload bool
 }

@@ -71,6 +71,9 @@ type Caps struct {
 	// super-frame), and frames written may too. A Device without it reads and
 	// writes finished frames only; the core finishes them beforehand.
 	Offload bool
+	// Join: with Offload, whoever gets the frames written takes TCP super-frames whole,
+	// so it is worth joining segments. Without it they are written as they came.
+	Join bool
 	// USO: with Offload, super-frames written may be of kind GSOUDP too (Linux
 	// 6.2 on). Without it such frames are dropped.
 	USO bool

@@ -57,6 +57,7 @@ func (d *tun) setup(fd int, c LinuxConfig) error {
 	if err != nil {
 		return fmt.Errorf("set offloads: %w", err)
 	}
+	caps.Join = c.Join && caps.Offload
 	d.caps = caps
 	d.mtu, err = configure(c)
 	return err

@@ -98,11 +98,32 @@ func (d database) vsctl(ctx context.Context, command ...string) (string, error) 
 // checkChecksums warns of what becomes of partial checksums, which workloads leave to their
 // network card: the user-space datapath has to complete them, or to have the uplink do it.
 func (d database) checkChecksums(ctx context.Context, cfg *nodecfg.Config) underlay.Finding {
-	tso, err := d.vsctl(ctx, "--if-exists", "get", "Open_vSwitch", ".", "other_config:userspace-tso-enable")
+	tso, err := d.tso(ctx)
 	if err != nil {
 		return finding(checksums, "", err, "start Open vSwitch")
 	}
-	return judgeChecksums(tso == "true", hasHardware(cfg.Uplink), cfg)
+	return judgeChecksums(tso, hasHardware(cfg.Uplink), cfg)
+}
+
+// tso tells whether the user-space datapath takes super-frames.
+func (d database) tso(ctx context.Context) (bool, error) {
+	text, err := d.vsctl(ctx, "--if-exists", "get", "Open_vSwitch", ".", "other_config:userspace-tso-enable")
+	return text == "true", err
+}
+
+// takesSuperFrames tells whether what is behind the TAP does: the host's own stack and the
+// kernel datapath, and the user-space datapath with TSO. In doubt it does not.
+func takesSuperFrames(ctx context.Context, cfg *nodecfg.Config) bool {
+	if cfg.Bridge == "" {
+		return true
+	}
+	d := database{cfg.OVSDB}
+	kind, err := d.get(ctx, "bridge", cfg.Bridge, "datapath_type")
+	if err != nil || kind != "netdev" {
+		return err == nil
+	}
+	tso, err := d.tso(ctx)
+	return tso && err == nil
 }
 
 const checksums = "checksums on the bypass"

@@ -86,7 +86,7 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 		Name:      cfg.Network,
 		Identity:  identity,
 		Transport: n.transport(),
-		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU}.Open,
+		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: takesSuperFrames(ctx, cfg)}.Open,
 		OpenRate:  cfg.OpenRate,
 		Logger:    log,
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/viasnet/vias/internal/control"
 	"github.com/viasnet/vias/internal/flowtable"
 	"github.com/viasnet/vias/internal/l2"
+	"github.com/viasnet/vias/internal/seg"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -33,7 +34,7 @@ type InConfig struct {
 //	 2. source check: the peer speaks only for what it announced
 //	 3. destination: here or unknown, never another link
 //	 4. note the flow
-//	one write to the device
+//	one write to the device, which takes super-frames or does not
 type In struct {
 	InConfig
 	classifier *bypass.Classifier
@@ -42,6 +43,8 @@ type In struct {
 	now        time.Time
 	keep       [inFrames]bool
 	fragments  reassembly
+	joiner     seg.Joiner
+	joined     *tap.Batch // what goes to the device if it takes super-frames
 	mixed      *tap.Batch // what goes to the device if fragments became frames
 	moved      int        // how many datagrams of the batch are in mixed, or nowhere
 }
@@ -148,9 +151,31 @@ func (in *In) write(b *tap.Batch) {
 		return
 	}
 	b.Drop(func(i int) bool { return in.keep[i] })
-	if b.Len() > 0 {
+	switch {
+	case b.Len() > 1 && in.Writer.joins:
+		in.join(b)
+	case b.Len() > 0:
 		in.Writer.Write(b)
 	}
+}
+
+// join writes b's frames, segments that follow each other as super-frames: a cut
+// super-frame becomes one again.
+func (in *In) join(b *tap.Batch) {
+	if in.joined == nil {
+		in.joined = tap.NewBatch(inFrames, inBytes)
+	}
+	flush := func() {
+		in.joiner.Flush(in.joined)
+		in.Writer.Write(in.joined)
+		in.joined.Reset()
+	}
+	for i := range b.Len() {
+		for !in.joiner.Add(in.joined, b.Frame(i)) {
+			flush()
+		}
+	}
+	flush()
 }
 
 // frame tells whether a frame goes to the device.
