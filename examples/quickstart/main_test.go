@@ -35,7 +35,6 @@ func TestClaims(t *testing.T) {
 	for name, s := range map[string]seen{
 		"not rewritten":    {round: 10, wire: 20, rules: 40, strange: "tcp 192.168.7.1:1 > 192.168.7.2:2"},
 		"a link frame":     {round: 10, wire: 20, rules: 40, link: 1},
-		"a device frame":   {round: 10, wire: 20, rules: 40, device: 1},
 		"not in the rules": {round: 10, wire: 20, rules: 39},
 		"too few segments": {round: 10, wire: 19, rules: 40},
 	} {
