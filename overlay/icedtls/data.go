@@ -57,7 +57,9 @@ type keys struct {
 const (
 	exporterLabel = "EXPERIMENTAL-vias-data"
 	helloVersion  = 1
-	helloLen      = 1 + 1 + 1 + 1 + 4 // type, version, epoch, opened, index
+	helloLen      = 1 + 1 + 1 + 1 + 4 // type, version, epoch, flags, index
+	helloOpened   = 1                 // flag: the sender has opened a record of that epoch
+	helloDone     = 2                 // flag: it seals in that epoch, and needs no answer
 	// helloTicks is for how many ticks an end says hello at each; then at every so many:
 	// the path may not take data records.
 	helloTicks   = 40
@@ -123,19 +125,25 @@ func (d *data) tick() {
 func (d *data) sayHello(k *keys) {
 	b := append(make([]byte, 0, helloLen), recordHello, helloVersion, k.epoch, 0)
 	if k.opened.Load() {
-		b[3] = 1
+		b[3] |= helloOpened
+	}
+	if d.use.Load() == k {
+		b[3] |= helloDone
 	}
 	d.link.writeDTLS(binary.BigEndian.AppendUint32(b, d.link.session.cid))
 }
 
-// hello takes the peer's. One that comes after we are done is of a peer that is not.
+// hello takes the peer's. When we are done, a peer that is not is answered; one that is
+// too must not be, or the two would answer each other for ever.
 func (d *data) hello(b []byte) {
-	if len(b) != helloLen || b[1] != helloVersion || b[3] > 1 {
+	if len(b) != helloLen || b[1] != helloVersion || b[3]&^(helloOpened|helloDone) != 0 {
 		return
 	}
 	epoch, index := b[2], binary.BigEndian.Uint32(b[4:])
 	if use := d.use.Load(); use != nil && use.epoch == epoch {
-		d.sayHello(use)
+		if b[3]&helloDone == 0 {
+			d.sayHello(use)
+		}
 		return
 	}
 	d.mu.Lock()
@@ -149,7 +157,7 @@ func (d *data) hello(b []byte) {
 		k.sealer, _ = record.NewSealer(k.secret, d.role, epoch, index)
 		clear(k.secret)
 	}
-	if b[3] == 0 {
+	if b[3]&helloOpened == 0 {
 		d.sealLocked(k, []byte{recordConfirm})
 		return
 	}
