@@ -27,13 +27,14 @@ import (
 type data struct {
 	link  *link
 	role  record.Role
-	ticks int // of watch, since next is what it is
+	ticks int   // of watch, since said was next
+	said  *keys // watch's: what it says hello about
 
 	// mu is held for a batch by whoever sends, reading by whoever receives, so neither
 	// waits for the other.
-	mu   sync.Mutex
-	next *keys    // not confirmed; nil = none
-	out  [][]byte // of one SendBatch
+	mu   sync.Mutex // if opening is held too, that one was locked first
+	next *keys      // not confirmed; nil = none
+	out  [][]byte   // of one SendBatch
 	use  atomic.Pointer[keys]
 
 	opening sync.Mutex // guards the use of Openers
@@ -41,6 +42,7 @@ type data struct {
 
 	renewal  renewal                // watch's
 	renewals *bucket                // that the peer may begin
+	answers  *bucket                // to its hellos; it says one again if it needs to
 	tunnel   atomic.Pointer[tunnel] // of the association that is being made
 }
 
@@ -73,7 +75,7 @@ const (
 // init makes the first keys. DTLSOnly leaves all as it is: without a hello of ours the
 // peer never seals.
 func (d *data) init(l *link) error {
-	d.link, d.role, d.renewals = l, record.Server, newBucket(1.0/60, 5)
+	d.link, d.role, d.renewals, d.answers = l, record.Server, newBucket(1.0/60, 5), newBucket(20, 20)
 	if l.session.dialler {
 		d.role = record.Client
 	}
@@ -99,11 +101,13 @@ func (d *data) begin(conn *dtls.Conn, epoch uint8) (*keys, error) {
 		return nil, err
 	}
 	d.opening.Lock()
-	d.open[epoch%2] = k
-	d.opening.Unlock()
-	d.mu.Lock()
-	d.next = k
-	d.mu.Unlock()
+	defer d.opening.Unlock()
+	d.mu.Lock() // hello, which holds it, makes an epoch the one in use
+	defer d.mu.Unlock()
+	if use := d.use.Load(); use != nil && epoch != use.epoch+1 {
+		return nil, errEpoch // its slot may be of keys in use
+	}
+	d.open[epoch%2], d.next = k, k
 	return k, nil
 }
 
@@ -113,8 +117,10 @@ func (d *data) tick() {
 	k := d.next
 	d.mu.Unlock()
 	if k == nil {
-		d.ticks = 0
 		return
+	}
+	if d.said != k {
+		d.said, d.ticks = k, 0
 	}
 	if d.ticks++; d.ticks <= helloTicks || d.ticks%helloSeldom == 0 {
 		d.sayHello(k)
@@ -141,7 +147,7 @@ func (d *data) hello(b []byte) {
 	}
 	epoch, index := b[2], binary.BigEndian.Uint32(b[4:])
 	if use := d.use.Load(); use != nil && use.epoch == epoch {
-		if b[3]&helloDone == 0 {
+		if b[3]&helloDone == 0 && d.answers.take() {
 			d.sayHello(use)
 		}
 		return
@@ -158,7 +164,9 @@ func (d *data) hello(b []byte) {
 		clear(k.secret)
 	}
 	if b[3]&helloOpened == 0 {
-		d.sealLocked(k, []byte{recordConfirm})
+		if d.answers.take() {
+			d.sealLocked(k, []byte{recordConfirm})
+		}
 		return
 	}
 	d.next = nil

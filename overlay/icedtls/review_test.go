@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/tap"
 )
 
 // dtlsCounter counts DTLS records that a socket sends.
@@ -31,4 +33,81 @@ func TestHellosEnd(t *testing.T) {
 		exchange(t, r, l, "and back")
 	}
 	require.LessOrEqual(t, sent.Load()-before, int64(8))
+}
+
+// TestHelloFlood: hellos cost less than they ask for, at any state of the keys.
+func TestHelloFlood(t *testing.T) {
+	var sent atomic.Int64
+	l, r := linkPair(t, func(c *Config) {
+		c.drop = func(d []byte, _ netip.AddrPort) bool {
+			sent.Add(1)
+			return false
+		}
+	})
+	sealed(t, l, r)
+	for name, epoch := range map[string]uint8{"in use": 1, "next": 2, "unknown": 7} {
+		_, err := l.data.begin(l.conn, 2) // as a rekey that is under way
+		require.NoError(t, err)
+		before := sent.Load()
+		for range 10_000 {
+			l.data.hello([]byte{recordHello, helloVersion, epoch, 0, 1, 2, 3, 4})
+		}
+		require.Less(t, sent.Load()-before, int64(100), name)
+	}
+	exchange(t, l, r, "there")
+	exchange(t, r, l, "and back")
+}
+
+// TestBeginInUse: the association of an epoch that is in use by now, by way of an earlier
+// one, does not take its keys away.
+func TestBeginInUse(t *testing.T) {
+	l, r := linkPair(t, nil)
+	sealed(t, l, r)
+	keys := l.data.open[1]
+	for _, epoch := range []uint8{0, 1, 3} {
+		_, err := l.data.begin(l.conn, epoch)
+		require.ErrorIs(t, err, errEpoch)
+	}
+	require.Same(t, keys, l.data.open[1])
+	require.Nil(t, l.data.open[0])
+	exchange(t, r, l, "there")
+}
+
+// TestDataSizes: the shortest datagram and the longest, in data records, alone and in a
+// batch, and none longer.
+func TestDataSizes(t *testing.T) {
+	for _, underlay := range []int{minUnderlayMTU, maxUnderlayMTU} {
+		var longest atomic.Int64
+		l, r := linkPair(t, func(c *Config) {
+			c.UnderlayMTU = underlay
+			c.drop = func(d []byte, _ netip.AddrPort) bool {
+				longest.Store(max(longest.Load(), int64(len(d))))
+				return false
+			}
+		})
+		sealed(t, l, r)
+		mtu := l.Path().MTU
+		longest.Store(0)
+		dropped := l.session.transport.Stats().Dropped
+		want := map[int]int{1: 2, 2: 1, 8: 1, 9: 1, mtu - 1: 1, mtu: 3}
+		b := tap.NewBatch(16, 1<<16)
+		for n, times := range want {
+			for range times {
+				require.True(t, b.Append(make([]byte, n), tap.Offload{}))
+			}
+		}
+		b.Append(make([]byte, mtu+1), tap.Offload{})
+		b.Append(nil, tap.Offload{})
+		require.NoError(t, l.SendBatch(b))
+		require.Equal(t, dropped+2, l.session.transport.Stats().Dropped)
+		got := map[int]int{}
+		for total := 0; total < 9; total += b.Len() {
+			require.NoError(t, r.RecvBatch(b))
+			for i := range b.Len() {
+				got[len(b.Frame(i))]++
+			}
+		}
+		require.Equal(t, want, got)
+		require.EqualValues(t, mtu+dataHeadroom+16, longest.Load())
+	}
 }
