@@ -2,6 +2,7 @@ package icedtls
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -217,7 +218,7 @@ func (d *data) to() (netip.AddrPort, bool) {
 	return p.Remote, true
 }
 
-// send sends a batch; false: not by this way.
+// send sends a batch; false: not by this way, which keys that are spent do not have either.
 func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
 	to, ok := d.to()
 	if !ok || d.use.Load() == nil {
@@ -229,31 +230,41 @@ func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
 		return true, l.final()
 	default:
 	}
+	switch n, err := d.sealAll(b, mtu, to); {
+	case errors.Is(err, record.ErrSpent):
+		return false, nil
+	case err != nil:
+		return true, l.writeFailed(err)
+	case n > 0:
+		l.said.Store(l.now())
+	}
+	return true, nil
+}
+
+// sealAll sends a batch as data records, and tells how many; ErrSpent: nothing was done.
+func (d *data) sealAll(b *tap.Batch, mtu int, to netip.AddrPort) (int, error) {
+	t := d.link.session.transport
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	sealer := d.use.Load().sealer
+	if sealer.Sealed()+uint64(b.Len()) > record.MaxRecords {
+		return 0, record.ErrSpent
+	}
 	d.out = d.out[:0]
 	for i := range b.Len() {
 		mem, off, n := b.Room(i)
 		if n == 0 || n > mtu || off < dataHeadroom {
-			l.session.transport.dropped.Add(1)
+			t.dropped.Add(1)
 			continue
 		}
 		mem[off-1] = recordData
 		r, err := sealer.Seal(mem, off-1, n+1)
 		if err != nil {
-			return true, l.writeFailed(err)
+			return 0, err
 		}
 		d.out = append(d.out, r)
 	}
-	if len(d.out) == 0 {
-		return true, nil
-	}
-	if err := l.session.transport.socket.sendAll(d.out, to); err != nil {
-		return true, l.writeFailed(err)
-	}
-	l.said.Store(l.now())
-	return true, nil
+	return len(d.out), t.socket.sendAll(d.out, to)
 }
 
 // receiveSmall opens one short record, and takes b over. It is called by the socket's

@@ -2,11 +2,14 @@ package icedtls
 
 import (
 	"net/netip"
+	"reflect"
 	"sync/atomic"
 	"testing"
 
+	"github.com/pion/stun/v4"
 	"github.com/stretchr/testify/require"
 
+	"github.com/viasnet/vias/overlay/icedtls/internal/record"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -109,5 +112,65 @@ func TestDataSizes(t *testing.T) {
 		}
 		require.Equal(t, want, got)
 		require.EqualValues(t, mtu+dataHeadroom+16, longest.Load())
+	}
+}
+
+// spend has the keys in use seal n records more at most. A key seals 2^28.
+func spend(l *link, n uint64) {
+	next := reflect.ValueOf(l.data.use.Load().sealer).Elem().FieldByName("next")
+	(*atomic.Uint64)(next.Addr().UnsafePointer()).Store(record.MaxRecords - n)
+}
+
+// TestSpent: a key that may seal no more does not end the Link: DTLS records carry on.
+func TestSpent(t *testing.T) {
+	l, r := linkPair(t, nil)
+	sealed(t, l, r)
+	spend(l, 3)
+	b := tap.NewBatch(8, 1<<12)
+	for i := range 5 {
+		b.Append(make([]byte, 100+i), tap.Offload{})
+	}
+	require.NoError(t, l.SendBatch(b))
+	got := map[int]bool{}
+	for len(got) < 5 {
+		require.NoError(t, r.RecvBatch(b))
+		for i := range b.Len() {
+			got[len(b.Frame(i))] = true
+		}
+	}
+	exchange(t, l, r, "there")
+	exchange(t, r, l, "and back")
+	require.LessOrEqual(t, l.data.use.Load().sealer.Sealed(), uint64(record.MaxRecords))
+}
+
+// TestPingBehindRun: a ping that arrived as the last of a run is answered, even though
+// nobody receives.
+func TestPingBehindRun(t *testing.T) {
+	l, r := linkPair(t, nil)
+	sealed(t, l, r)
+	keys, run := l.data.use.Load(), r.session.transport.socket.runs.get()
+	run.size = 1400
+	seal := func(text []byte, n int) {
+		mem := make([]byte, n)
+		copy(mem[record.HeaderLen:], text)
+		l.data.mu.Lock()
+		d, err := keys.sealer.Seal(mem, record.HeaderLen, n-record.Overhead)
+		l.data.mu.Unlock()
+		require.NoError(t, err)
+		run.n += copy(run.data[run.n:], d)
+	}
+	for range 4 {
+		seal([]byte{recordData}, run.size)
+	}
+	seal(append([]byte{recordPong}, make([]byte, 8)...), smallRecord)
+	r.heard.Store(0)
+	s := r.session.transport.socket
+	if to := s.wholeRun(run); to == nil || !to.putData(run) {
+		s.split(run, new(stun.Message))
+	}
+	require.Positive(t, r.heard.Load())
+	b := tap.NewBatch(8, 1<<14)
+	for n := 0; n < 4; n += b.Len() {
+		require.NoError(t, r.RecvBatch(b))
 	}
 }
