@@ -2,6 +2,7 @@ package icedtls
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -27,13 +28,14 @@ import (
 type data struct {
 	link  *link
 	role  record.Role
-	ticks int // of watch, since next is what it is
+	ticks int   // of watch, since said was next
+	said  *keys // watch's: what it says hello about
 
 	// mu is held for a batch by whoever sends, reading by whoever receives, so neither
 	// waits for the other.
-	mu   sync.Mutex
-	next *keys    // not confirmed; nil = none
-	out  [][]byte // of one SendBatch
+	mu   sync.Mutex // if opening is held too, that one was locked first
+	next *keys      // not confirmed; nil = none
+	out  [][]byte   // of one SendBatch
 	use  atomic.Pointer[keys]
 
 	opening sync.Mutex // guards the use of Openers
@@ -41,6 +43,7 @@ type data struct {
 
 	renewal  renewal                // watch's
 	renewals *bucket                // that the peer may begin
+	answers  *bucket                // to its hellos; it says one again if it needs to
 	tunnel   atomic.Pointer[tunnel] // of the association that is being made
 }
 
@@ -57,7 +60,9 @@ type keys struct {
 const (
 	exporterLabel = "EXPERIMENTAL-vias-data"
 	helloVersion  = 1
-	helloLen      = 1 + 1 + 1 + 1 + 4 // type, version, epoch, opened, index
+	helloLen      = 1 + 1 + 1 + 1 + 4 // type, version, epoch, flags, index
+	helloOpened   = 1                 // flag: the sender has opened a record of that epoch
+	helloDone     = 2                 // flag: it seals in that epoch, and needs no answer
 	// helloTicks is for how many ticks an end says hello at each; then at every so many:
 	// the path may not take data records.
 	helloTicks   = 40
@@ -71,7 +76,7 @@ const (
 // init makes the first keys. DTLSOnly leaves all as it is: without a hello of ours the
 // peer never seals.
 func (d *data) init(l *link) error {
-	d.link, d.role, d.renewals = l, record.Server, newBucket(1.0/60, 5)
+	d.link, d.role, d.renewals, d.answers = l, record.Server, newBucket(1.0/60, 5), newBucket(20, 20)
 	if l.session.dialler {
 		d.role = record.Client
 	}
@@ -97,11 +102,13 @@ func (d *data) begin(conn *dtls.Conn, epoch uint8) (*keys, error) {
 		return nil, err
 	}
 	d.opening.Lock()
-	d.open[epoch%2] = k
-	d.opening.Unlock()
-	d.mu.Lock()
-	d.next = k
-	d.mu.Unlock()
+	defer d.opening.Unlock()
+	d.mu.Lock() // hello, which holds it, makes an epoch the one in use
+	defer d.mu.Unlock()
+	if use := d.use.Load(); use != nil && epoch != use.epoch+1 {
+		return nil, errEpoch // its slot may be of keys in use
+	}
+	d.open[epoch%2], d.next = k, k
 	return k, nil
 }
 
@@ -111,8 +118,10 @@ func (d *data) tick() {
 	k := d.next
 	d.mu.Unlock()
 	if k == nil {
-		d.ticks = 0
 		return
+	}
+	if d.said != k {
+		d.said, d.ticks = k, 0
 	}
 	if d.ticks++; d.ticks <= helloTicks || d.ticks%helloSeldom == 0 {
 		d.sayHello(k)
@@ -123,19 +132,25 @@ func (d *data) tick() {
 func (d *data) sayHello(k *keys) {
 	b := append(make([]byte, 0, helloLen), recordHello, helloVersion, k.epoch, 0)
 	if k.opened.Load() {
-		b[3] = 1
+		b[3] |= helloOpened
+	}
+	if d.use.Load() == k {
+		b[3] |= helloDone
 	}
 	d.link.writeDTLS(binary.BigEndian.AppendUint32(b, d.link.session.cid))
 }
 
-// hello takes the peer's. One that comes after we are done is of a peer that is not.
+// hello takes the peer's. When we are done, a peer that is not is answered; one that is
+// too must not be, or the two would answer each other for ever.
 func (d *data) hello(b []byte) {
-	if len(b) != helloLen || b[1] != helloVersion || b[3] > 1 {
+	if len(b) != helloLen || b[1] != helloVersion || b[3]&^(helloOpened|helloDone) != 0 {
 		return
 	}
 	epoch, index := b[2], binary.BigEndian.Uint32(b[4:])
 	if use := d.use.Load(); use != nil && use.epoch == epoch {
-		d.sayHello(use)
+		if b[3]&helloDone == 0 && d.answers.take() {
+			d.sayHello(use)
+		}
 		return
 	}
 	d.mu.Lock()
@@ -149,8 +164,10 @@ func (d *data) hello(b []byte) {
 		k.sealer, _ = record.NewSealer(k.secret, d.role, epoch, index)
 		clear(k.secret)
 	}
-	if b[3] == 0 {
-		d.sealLocked(k, []byte{recordConfirm})
+	if b[3]&helloOpened == 0 {
+		if d.answers.take() {
+			d.sealLocked(k, []byte{recordConfirm})
+		}
 		return
 	}
 	d.next = nil
@@ -201,7 +218,7 @@ func (d *data) to() (netip.AddrPort, bool) {
 	return p.Remote, true
 }
 
-// send sends a batch; false: not by this way.
+// send sends a batch; false: not by this way, which keys that are spent do not have either.
 func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
 	to, ok := d.to()
 	if !ok || d.use.Load() == nil {
@@ -213,31 +230,41 @@ func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
 		return true, l.final()
 	default:
 	}
+	switch n, err := d.sealAll(b, mtu, to); {
+	case errors.Is(err, record.ErrSpent):
+		return false, nil
+	case err != nil:
+		return true, l.writeFailed(err)
+	case n > 0:
+		l.said.Store(l.now())
+	}
+	return true, nil
+}
+
+// sealAll sends a batch as data records, and tells how many; ErrSpent: nothing was done.
+func (d *data) sealAll(b *tap.Batch, mtu int, to netip.AddrPort) (int, error) {
+	t := d.link.session.transport
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	sealer := d.use.Load().sealer
+	if sealer.Sealed()+uint64(b.Len()) > record.MaxRecords {
+		return 0, record.ErrSpent
+	}
 	d.out = d.out[:0]
 	for i := range b.Len() {
 		mem, off, n := b.Room(i)
 		if n == 0 || n > mtu || off < dataHeadroom {
-			l.session.transport.dropped.Add(1)
+			t.dropped.Add(1)
 			continue
 		}
 		mem[off-1] = recordData
 		r, err := sealer.Seal(mem, off-1, n+1)
 		if err != nil {
-			return true, l.writeFailed(err)
+			return 0, err
 		}
 		d.out = append(d.out, r)
 	}
-	if len(d.out) == 0 {
-		return true, nil
-	}
-	if err := l.session.transport.socket.sendAll(d.out, to); err != nil {
-		return true, l.writeFailed(err)
-	}
-	l.said.Store(l.now())
-	return true, nil
+	return len(d.out), t.socket.sendAll(d.out, to)
 }
 
 // receiveSmall opens one short record, and takes b over. It is called by the socket's

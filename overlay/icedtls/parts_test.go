@@ -229,12 +229,13 @@ func TestPacketConn(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrClosedPipe)
 }
 
-// TestDatagramMTU: the longest datagram fills the underlay's packet to the byte.
+// TestDatagramMTU: the longest datagram fills the underlay's packet to the byte, in a DTLS
+// record: data records cost less.
 func TestDatagramMTU(t *testing.T) {
 	for _, underlay := range []int{minUnderlayMTU, defaultUnderlayMTU, maxUnderlayMTU} {
 		n := newTestNet()
 		c := n.config
-		c.UnderlayMTU = underlay
+		c.UnderlayMTU, c.DTLSOnly = underlay, true
 		var longest atomic.Int64
 		c.drop = func(b []byte, _ netip.AddrPort) bool {
 			longest.Store(max(longest.Load(), int64(len(b))))

@@ -26,7 +26,10 @@ const (
 	rekeyQueue = 64
 )
 
-var errNoState = errors.New("the association has no state to export keys from")
+var (
+	errNoState = errors.New("the association has no state to export keys from")
+	errEpoch   = errors.New("the epoch is not the next one any more")
+)
 
 // tunnel carries the handshake of the association for one epoch.
 type tunnel struct {

@@ -135,6 +135,9 @@ func (s *socket) wholeRun(run *buffer) *session {
 	if run.n < copyBelow || s.drop != nil {
 		return nil
 	}
+	if last := (run.n-1)%run.size + 1; last <= smallRecord {
+		return nil // a ping, perhaps, which must not wait in the inbox
+	}
 	first, ok := record.Parse(run.data[:min(run.n, run.size)])
 	if !ok {
 		return nil
