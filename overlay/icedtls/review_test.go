@@ -180,15 +180,15 @@ func TestPingBehindRun(t *testing.T) {
 }
 
 // TestRekeyLossy: a fifth of all datagrams lost, both ways, does not keep keys from being
-// changed, and no direction is without a way meanwhile.
+// changed, and both directions have a way before and after.
 func TestRekeyLossy(t *testing.T) {
 	var lossy atomic.Bool
 	n, random := newTestNet(), &chance{rand: rand.New(rand.NewPCG(3, 4))}
 	c := n.config
-	c.drop = func([]byte, netip.AddrPort) bool { return lossy.Load() && random.one(5) }
+	c.drop = func([]byte, netip.AddrPort) bool { return lossy.Load() && random.one(5) } // it sends, and what it gets
 	l, r := connect(t,
 		openTransport(t, Open(c), overlaytest.NewIdentity(t), nil),
-		openTransport(t, Open(c), overlaytest.NewIdentity(t), nil))
+		openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil))
 	sealed(t, l, r)
 	lossy.Store(true)
 	for epoch := uint8(2); epoch < 4; epoch++ {
