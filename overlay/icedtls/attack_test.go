@@ -261,10 +261,13 @@ type chance struct {
 	rand *rand.Rand
 }
 
-func (c *chance) drop([]byte, netip.AddrPort) bool {
+func (c *chance) drop([]byte, netip.AddrPort) bool { return c.one(4) }
+
+// one is true once in n times.
+func (c *chance) one(n int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.rand.IntN(4) == 0
+	return c.rand.IntN(n) == 0
 }
 
 // TestReplay: an old offer played again, changed, or sent on to somebody else,

@@ -1,15 +1,19 @@
 package icedtls
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pion/stun/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/overlay/icedtls/internal/record"
+	"github.com/viasnet/vias/overlay/overlaytest"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -173,4 +177,112 @@ func TestPingBehindRun(t *testing.T) {
 	for n := 0; n < 4; n += b.Len() {
 		require.NoError(t, r.RecvBatch(b))
 	}
+}
+
+// TestRekeyLossy: a fifth of all datagrams lost, both ways, does not keep keys from being
+// changed, and both directions have a way before and after.
+func TestRekeyLossy(t *testing.T) {
+	var lossy atomic.Bool
+	n, random := newTestNet(), &chance{rand: rand.New(rand.NewPCG(3, 4))}
+	c := n.config
+	c.drop = func([]byte, netip.AddrPort) bool { return lossy.Load() && random.one(5) } // it sends, and what it gets
+	l, r := connect(t,
+		openTransport(t, Open(c), overlaytest.NewIdentity(t), nil),
+		openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil))
+	sealed(t, l, r)
+	lossy.Store(true)
+	for epoch := uint8(2); epoch < 4; epoch++ {
+		until(t, "the next keys are in use", func() bool {
+			if l.data.use.Load().epoch < epoch {
+				l.data.associate(epoch) // as the next try does, a minute later
+			}
+			return l.data.use.Load().epoch == epoch && r.data.use.Load().epoch == epoch &&
+				l.data.tunnel.Load() == nil && r.data.tunnel.Load() == nil
+		})
+		exchange(t, l, r, "there")
+		exchange(t, r, l, "and back")
+	}
+}
+
+// TestCloseWhileRekeying: a handshake that gets no answer keeps neither a Link nor the
+// Transport from closing, at either end.
+func TestCloseWhileRekeying(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for _, server := range []bool{false, true} {
+		for _, whole := range []bool{false, true} {
+			l, r := linkPair(t, nil)
+			sealed(t, l, r)
+			x := l
+			if server {
+				x = r
+			}
+			x.data.associate(2)
+			require.NotNil(t, x.data.tunnel.Load())
+			began := time.Now()
+			if whole {
+				require.NoError(t, x.session.transport.Close())
+			} else {
+				require.NoError(t, x.Close())
+			}
+			until(t, "the handshake ends", func() bool { return x.data.tunnel.Load() == nil })
+			require.Less(t, time.Since(began), rekeyBound/2)
+			require.NoError(t, l.session.transport.Close())
+			require.NoError(t, r.session.transport.Close())
+		}
+	}
+	until(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// TestTunnelFlood: a peer that begins associations as fast as it can is answered by few.
+func TestTunnelFlood(t *testing.T) {
+	l, r := linkPair(t, nil)
+	sealed(t, l, r)
+	began := 0
+	var last *tunnel
+	for i := range 10_000 {
+		r.data.tunnelled([]byte{recordTunnel, 2, recordHandshake, byte(i), 2, 3})
+		x := r.data.tunnel.Load()
+		if x == nil {
+			continue
+		}
+		if x != last {
+			began, last = began+1, x
+		}
+		require.LessOrEqual(t, len(x.queue), rekeyQueue)
+		if i%1000 == 0 { // a peer that ends them, too
+			_ = x.Close()
+			until(t, "the handshake ends", func() bool { return r.data.tunnel.Load() != x })
+		}
+	}
+	require.Positive(t, began)
+	require.LessOrEqual(t, began, 5)
+	require.False(t, r.data.renewals.take())
+	exchange(t, l, r, "there")
+	exchange(t, r, l, "and back")
+	require.EqualValues(t, 1, r.data.use.Load().epoch)
+}
+
+// FuzzControl: whatever an authenticated peer says about keys, nothing breaks, and the keys
+// in use stay.
+func FuzzControl(f *testing.F) {
+	l, r := linkPair(f, nil)
+	sealed(f, l, r)
+	f.Add([]byte{recordHello, helloVersion, 1, 0, 1, 2, 3, 4})
+	f.Add([]byte{recordHello, helloVersion, 2, helloOpened | helloDone, 1, 2, 3, 4})
+	f.Add([]byte{recordTunnel, 2, recordHandshake, 1, 2, 3})
+	f.Add(append([]byte{recordTunnel, 2}, dtlsRecord(recordHandshake, 0, 0, fragment(0, "hello"))...))
+	f.Add([]byte{recordConfirm})
+	f.Add([]byte{recordPong, 0, 0, 0, 0, 0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, d []byte) {
+		for _, x := range []*link{l, r} {
+			b := x.session.transport.socket.pool.get()
+			if b.n = copy(b.data, d); b.n == 0 || d[0] == recordClose || d[0] == recordData {
+				b.home.put(b)
+				continue
+			}
+			x.record(b)
+			require.EqualValues(t, 1, x.data.use.Load().epoch)
+			require.False(t, x.closed.Load())
+		}
+	})
 }

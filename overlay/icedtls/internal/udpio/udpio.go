@@ -67,11 +67,11 @@ func (c *Conn) Stats() Stats {
 func (c *Conn) Lost() uint64 { return c.stats.lost.Load() }
 
 // Run is how many of the first of sizes can go out as one: they are all as long as the
-// first, but that the last may be shorter.
+// first, but that the last may be shorter. An empty one goes alone: the kernel would lose it.
 func Run(sizes []int) int {
 	n, bytes := 0, 0
 	for n < len(sizes) && n < MaxRun {
-		if bytes += sizes[n]; n > 0 && (sizes[n] > sizes[0] || bytes > MaxBytes) {
+		if bytes += sizes[n]; n > 0 && (sizes[n] == 0 || sizes[n] > sizes[0] || bytes > MaxBytes) {
 			break
 		}
 		n++

@@ -28,6 +28,7 @@ type call struct {
 	hdr     unix.Msghdr
 	iov     [MaxRun]unix.Iovec
 	name    unix.RawSockaddrInet6 // or Inet4, which is shorter
+	_       [0]unix.Cmsghdr       // aligns what follows
 	control [64]byte
 	n       int
 	errno   syscall.Errno

@@ -71,6 +71,8 @@ func TestRun(t *testing.T) {
 		{repeat(1400, 60), MaxBytes / 1400},
 		{repeat(10, 100), MaxRun},
 		{[]int{65507, 1}, 1},
+		{[]int{0, 0}, 1}, // a segment of 0 bytes means none to the kernel
+		{[]int{5, 0, 5}, 1},
 		{nil, 0},
 	} {
 		require.Equal(t, c.want, Run(c.sizes), c.sizes)
