@@ -199,7 +199,6 @@ func (a *attacked) fromGuests() {
 		{"its flow, to the peer's host's MAC", tcp(h2.MAC, me.MAC, flow.src, flow.dst)},
 		{"its flow, from another MAC", tcp(far.MAC, other.MAC, flow.src, flow.dst)},
 		{"its flow, from the uplink's MAC", tcp(far.MAC, h1.MAC, flow.src, flow.dst)},
-		{"another port", tcp(far.MAC, me.MAC, at(me.Addr, flow.src.Port()^1), flow.dst)},
 	}
 	for i, f := range fragments(exact, 24) {
 		own = append(own, lie{fmt.Sprint("its flow, fragment ", i), f})
