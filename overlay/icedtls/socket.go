@@ -159,10 +159,9 @@ func (s *socket) split(run *buffer, msg *stun.Message) {
 			continue
 		}
 		b := s.pool.get()
-		if len(d) > len(b.data) { // none of ours is so long
-			s.dropped.Add(1)
+		if len(d) > len(b.data) { // the peer's UnderlayMTU is larger than ours
 			s.pool.put(b)
-			continue
+			b = s.runs.get()
 		}
 		b.n, b.from = copy(b.data, d), run.from
 		if !s.dispatch(b, msg) {
