@@ -90,6 +90,8 @@ func newLink(s *session, conn *dtls.Conn) (*link, error) {
 	}
 	l.life, l.end = context.WithCancel(context.Background())
 	if err := l.data.init(l); err != nil {
+		l.end()
+		_ = conn.Close()
 		return nil, err
 	}
 	s.link.Store(l)

@@ -17,7 +17,7 @@ import (
 // next epoch's keys, and is closed. Both ends go on with the old keys until the new ones
 // are confirmed, and can open the old ones' records until the epoch after.
 const (
-	rekeyRecords = 1 << 26 // in either direction; half of record.MaxRecords is never reached
+	rekeyRecords = 1 << 26 // in either direction; a quarter of record.MaxRecords leaves time to try again
 	rekeyTime    = time.Hour
 	rekeyRetry   = time.Minute // after a handshake that failed
 	rekeyBound   = 10 * time.Second
