@@ -1,6 +1,7 @@
 package icedtls
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -85,13 +86,16 @@ func TestBeginInUse(t *testing.T) {
 func TestDataSizes(t *testing.T) {
 	for _, underlay := range []int{minUnderlayMTU, maxUnderlayMTU} {
 		var longest atomic.Int64
-		l, r := linkPair(t, func(c *Config) {
-			c.UnderlayMTU = underlay
-			c.drop = func(d []byte, _ netip.AddrPort) bool {
-				longest.Store(max(longest.Load(), int64(len(d))))
-				return false
-			}
-		})
+		n := newTestNet()
+		n.config.UnderlayMTU = underlay // at both ends: nobody keeps room for more than its own
+		c := n.config
+		c.drop = func(d []byte, _ netip.AddrPort) bool {
+			longest.Store(max(longest.Load(), int64(len(d))))
+			return false
+		}
+		l, r := connect(t,
+			openTransport(t, Open(c), overlaytest.NewIdentity(t), nil),
+			openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil))
 		sealed(t, l, r)
 		mtu := l.Path().MTU
 		longest.Store(0)
@@ -107,6 +111,7 @@ func TestDataSizes(t *testing.T) {
 		b.Append(nil, tap.Offload{})
 		require.NoError(t, l.SendBatch(b))
 		require.Equal(t, dropped+2, l.session.transport.Stats().Dropped)
+		defer context.AfterFunc(testContext(t), func() { _ = r.Close() })()
 		got := map[int]int{}
 		for total := 0; total < 9; total += b.Len() {
 			require.NoError(t, r.RecvBatch(b))
@@ -135,6 +140,7 @@ func TestSpent(t *testing.T) {
 		b.Append(make([]byte, 100+i), tap.Offload{})
 	}
 	require.NoError(t, l.SendBatch(b))
+	defer context.AfterFunc(testContext(t), func() { _ = r.Close() })()
 	got := map[int]bool{}
 	for len(got) < 5 {
 		require.NoError(t, r.RecvBatch(b))
@@ -173,6 +179,7 @@ func TestPingBehindRun(t *testing.T) {
 		s.split(run, new(stun.Message))
 	}
 	require.Positive(t, r.heard.Load())
+	defer context.AfterFunc(testContext(t), func() { _ = r.Close() })()
 	b := tap.NewBatch(8, 1<<14)
 	for n := 0; n < 4; n += b.Len() {
 		require.NoError(t, r.RecvBatch(b))
