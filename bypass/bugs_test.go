@@ -3,7 +3,6 @@ package bypass
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -25,8 +24,8 @@ func (s *Seam) Epoch() uint16 { return uint16(s.l.epoch) }
 
 // LivePorts is how many tuples are in use; it must be called while nothing runs.
 func (s *Seam) LivePorts() (n int) {
-	for _, until := range s.l.ports.used {
-		if until >= live-math.MaxUint32 {
+	for _, u := range s.l.ports.used {
+		if u.until == live {
 			n++
 		}
 	}

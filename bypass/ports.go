@@ -21,18 +21,24 @@ type tuple struct {
 // a Listen rule never takes a flow's packets.
 type ports struct {
 	rng     PortRange
-	used    map[fiveTuple]time.Duration // until when, since started
-	held    map[netip.Addr]int          // how many of used have that remote address
+	used    map[fiveTuple]use
+	held    map[netip.Addr]int // how many of used have that remote address
 	started time.Time
 	draw    func() uint64 // chance
 }
 
-// live is the expiry of a tuple that is in use, less the number of its rule.
-const live = math.MaxInt64
+// use is what a tuple is taken for.
+type use struct {
+	until time.Duration // since ports.started; live = its flow says when
+	rule  uint32        // that sends by it; 0 = none
+}
+
+// live is the expiry of a tuple that is in use.
+const live time.Duration = math.MaxInt64
 
 func newPorts(r PortRange, draw func() uint64) *ports {
 	return &ports{
-		rng: r, used: make(map[fiveTuple]time.Duration), held: make(map[netip.Addr]int),
+		rng: r, used: make(map[fiveTuple]use), held: make(map[netip.Addr]int),
 		started: time.Now(), draw: draw,
 	}
 }
@@ -103,31 +109,31 @@ func (p *ports) propose(proto Proto, local, remote netip.Addr, now time.Time) (t
 // take makes t live; false if it is live or rests, or if there are too many.
 func (p *ports) take(t tuple, now time.Time) bool {
 	k, ok := t.key()
-	until, known := p.used[k]
-	if !ok || known && until > now.Sub(p.started) {
+	u, known := p.used[k]
+	if !ok || known && u.until > now.Sub(p.started) {
 		return false
 	}
 	if !known && p.held[t.remote.Addr()] >= maxTuples {
 		return false
 	}
-	p.set(k, t, live)
+	p.set(k, t, use{until: live})
 	return true
 }
 
-// bind notes the rule that t is used by, for as long as it is live. It is noted in the
-// time until which it is used, and takes no room.
+// bind notes the rule that t is used by, for as long as it is live.
 func (p *ports) bind(t tuple, rule uint32) {
 	if k, ok := t.key(); ok {
-		p.set(k, t, live-time.Duration(rule))
+		p.set(k, t, use{live, rule})
 	}
 }
 
 // rule is the rule that uses t now; 0 = none.
 func (p *ports) rule(t tuple) uint32 {
-	if k, ok := t.key(); ok && p.used[k] >= live-math.MaxUint32 {
-		return uint32(live - p.used[k])
+	k, ok := t.key()
+	if !ok {
+		return 0
 	}
-	return 0
+	return p.used[k].rule
 }
 
 // key is t in short; false if none like it can be used.
@@ -136,21 +142,21 @@ func (t tuple) key() (fiveTuple, bool) { return compact(Flow{t.proto, t.local, t
 // free sends t into quarantine.
 func (p *ports) free(t tuple, until time.Time) {
 	if k, ok := t.key(); ok {
-		p.set(k, t, until.Sub(p.started))
+		p.set(k, t, use{until: until.Sub(p.started)})
 	}
 }
 
-func (p *ports) set(k fiveTuple, t tuple, until time.Duration) {
+func (p *ports) set(k fiveTuple, t tuple, u use) {
 	if _, known := p.used[k]; !known {
 		p.held[t.remote.Addr()]++
 	}
-	p.used[k] = until
+	p.used[k] = u
 }
 
 // sweep forgets tuples that have rested.
 func (p *ports) sweep(now time.Time) {
-	for t, until := range p.used {
-		if until <= now.Sub(p.started) {
+	for t, u := range p.used {
+		if u.until <= now.Sub(p.started) {
 			delete(p.used, t)
 			remote := t.tuple().remote.Addr()
 			if p.held[remote]--; p.held[remote] == 0 {
