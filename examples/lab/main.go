@@ -34,6 +34,7 @@ type flags struct {
 	lab        lab.Config
 	measure    lab.MeasureConfig
 	matrix     bool
+	latency    bool
 	datapaths  []lab.Datapath
 	json, node string
 	keep, down bool
@@ -88,6 +89,7 @@ func parse(args []string) (*flags, int) {
 		return nil
 	})
 	set.BoolVar(&f.matrix, "matrix", false, "measure TCP and UDP over IPv4 and IPv6, instead of TCP over IPv4 (default -duration 2s -rounds 3)")
+	set.BoolVar(&f.latency, "latency", false, "measure round trips, first requests and short connections instead of throughput (-duration is that of the short connections of each kind)")
 	set.IntVar(&f.lab.MTU, "mtu", 0, "containers' MTU, up to the provider's (default 1400)")
 	set.IntVar(&f.lab.UnderlayMTU, "underlay-mtu", 0, "the provider's MTU (default 1500)")
 	set.StringVar(&f.lab.Prefix, "prefix", "vias-", "beginning of all namespaces' names")
@@ -115,7 +117,11 @@ func parse(args []string) (*flags, int) {
 		fmt.Fprintln(os.Stderr, "lab: several datapaths go with -matrix only, which goes with neither -native-only, -keep, -json nor -rounds 0")
 		return nil, 2
 	}
-	f.survive = f.survive && f.measure.Rounds > 0 && !f.measure.NativeOnly
+	if f.latency && (f.matrix || f.measure.NativeOnly || f.json != "" || f.measure.Rounds == 0) {
+		fmt.Fprintln(os.Stderr, "lab: -latency goes with neither -matrix, -native-only, -json nor -rounds 0")
+		return nil, 2
+	}
+	f.survive = f.survive && !f.latency && f.measure.Rounds > 0 && !f.measure.NativeOnly
 	level := slog.LevelInfo
 	if *verbose {
 		level = slog.LevelDebug
@@ -179,7 +185,10 @@ func run(ctx context.Context, f *flags) (err error) {
 			return err
 		}
 	}
-	if f.measure.Rounds > 0 {
+	switch {
+	case f.latency:
+		err = latency(ctx, l, f)
+	case f.measure.Rounds > 0:
 		err = measure(ctx, l, f)
 	}
 	if f.survive && ctx.Err() == nil {

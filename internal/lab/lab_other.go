@@ -47,6 +47,9 @@ func (*Lab) Measure(context.Context, MeasureConfig) (Report, error) { return Rep
 // Matrix fails.
 func (*Lab) Matrix(context.Context, MatrixConfig) (Matrix, error) { return nil, errOS }
 
+// Latency fails.
+func (*Lab) Latency(context.Context, LatencyConfig) (Latency, error) { return Latency{}, errOS }
+
 // Survive fails.
 func (*Lab) Survive(context.Context, func(Blow)) (Survival, error) { return Survival{}, errOS }
 

@@ -16,13 +16,14 @@ import (
 // nodesTimeout bounds how long all nodes may take to start and to find each other.
 const nodesTimeout = 30 * time.Second
 
-// DefaultPolicy bypasses everything, but for the ports of the overlay's own row;
-// port 5204 shows a flow that moves after 64 KiB.
+// DefaultPolicy bypasses everything, but for the ports of the overlay's own rows;
+// port 5204 (TriggerLate) shows a flow that moves after 64 KiB.
 func DefaultPolicy() nodecfg.Policy {
 	return nodecfg.Policy{Default: nodecfg.Bypass, Rules: []nodecfg.Rule{
 		{Port: Overlay.iperfPort(), Action: nodecfg.Overlay},
 		{Port: Overlay.pingPort(), Action: nodecfg.Overlay},
-		{Port: 5204, Action: nodecfg.Bypass, After: 64 << 10},
+		{Port: TriggerNever.port(), Action: nodecfg.Overlay},
+		{Port: TriggerLate.port(), Action: nodecfg.Bypass, After: 64 << 10},
 	}}
 }
 
