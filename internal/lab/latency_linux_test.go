@@ -1,0 +1,68 @@
+package lab
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/viasnet/vias/internal/nodecfg"
+)
+
+// Each connection goes the way of its trigger, every one is answered, and rules go when
+// their flows are silent. What it takes is for the lab program to measure.
+func TestIntegrationLatency(t *testing.T) {
+	s := newSystem(t)
+	const idle = 3 * time.Second
+	require.NoError(t, s.startNodesAs(t.Context(), s.buildNode(), func(_ *Host, c *nodecfg.Config) {
+		c.Policy.Rules = append(c.Policy.Rules, nodecfg.Rule{
+			Port: TriggerSYN.port(), Action: nodecfg.Bypass, Idle: nodecfg.Duration(idle)})
+	}))
+	const requests, short = 5, 50
+	r, err := s.Latency(t.Context(), LatencyConfig{Rounds: 1, Requests: requests, Rate: 2 * short, Duration: 500 * time.Millisecond,
+		Progress: func(line string) { t.Log(line) }})
+	require.NoError(t, err)
+	require.Empty(t, r.Fails)
+	require.Len(t, r.First, 3)
+	for _, f := range r.First {
+		require.Equal(t, requests, f.Done, f.Trigger)
+		require.Positive(t, f.P50Micros)
+	}
+	require.Equal(t, requests, r.First[2].SetUp, "a rule for each connection")
+	require.Len(t, r.Short, int(triggersNumber))
+	for _, c := range r.Short {
+		require.Equal(t, short, c.Done, c.Trigger)
+		require.Zero(t, c.Errors, c.Trigger)
+	}
+	require.Positive(t, r.Ratio())
+	require.Greater(t, r.Bound(), 3000.0)
+	require.Eventually(t, func() bool {
+		o, err := s.observe(t.Context(), TriggerSYN)
+		return err == nil && o.rules == 0
+	}, idle+20*time.Second, 100*time.Millisecond, "rules go after their idle time")
+}
+
+func TestRequestsCheck(t *testing.T) {
+	good := map[Trigger]Requests{
+		TriggerNative: {Done: 1},
+		TriggerNever:  {Done: 1, TAPPackets: 10},
+		TriggerLate:   {Done: 1, TAPPackets: 10},
+		TriggerSYN:    {Done: 1, SetUp: 1, TAPPackets: 1},
+	}
+	for trigger, r := range good {
+		r.Trigger = trigger
+		require.Empty(t, r.check(), trigger)
+		for name, bad := range map[string]func(*Requests){
+			"failed": func(r *Requests) { r.Errors = 1 },
+			"none":   func(r *Requests) { r.Done = 0 },
+			"way":    func(r *Requests) { r.SetUp = 1 - min(r.SetUp, 1) },
+		} {
+			b := r
+			bad(&b)
+			require.NotEmpty(t, b.check(), "%s: %s", trigger, name)
+		}
+	}
+	lost := good[TriggerNever]
+	lost.Trigger, lost.TAPPackets = TriggerNever, 0
+	require.NotEmpty(t, lost.check())
+}
