@@ -145,9 +145,9 @@ func (l Latency) Print(out io.Writer) {
 	}
 	_ = w.Flush()
 	fmt.Fprintf(out, "bypass / native = %.3f (bound 1.05): %s\n\n", l.Ratio(), verdict(l.Ratio() > 0 && l.Ratio() <= 1.05))
-	fmt.Fprintln(w, "first request\tp50 µs\tp99 µs\tbypassed\terrors")
+	fmt.Fprintln(w, "first request\tp50 µs\tp99 µs\tbypassed\terrors\tTAP packets each")
 	for _, r := range l.First {
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%d of %d\t%d\n", r.Trigger, r.P50Micros, r.P99Micros, r.SetUp, r.Done, r.Errors)
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%d of %d\t%d\t%.1f\n", r.Trigger, r.P50Micros, r.P99Micros, r.SetUp, r.Done, r.Errors, r.TAPPackets)
 	}
 	_ = w.Flush()
 	for _, r := range l.First {

@@ -13,7 +13,7 @@ import (
 // their flows are silent. What it takes is for the lab program to measure.
 func TestIntegrationLatency(t *testing.T) {
 	s := newSystem(t)
-	const idle = 3 * time.Second
+	const idle = 2 * time.Second
 	require.NoError(t, s.startNodesAs(t.Context(), s.buildNode(), func(_ *Host, c *nodecfg.Config) {
 		c.Policy.Rules = append(c.Policy.Rules, nodecfg.Rule{
 			Port: TriggerSYN.port(), Action: nodecfg.Bypass, Idle: nodecfg.Duration(idle)})
