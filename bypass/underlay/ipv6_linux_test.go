@@ -165,6 +165,7 @@ func TestIntegrationRouteHostMAC(t *testing.T) {
 // A next hop changes its MAC without a word. The kernel takes the answer to a question
 // that it has not asked itself, and Watch and Route tell.
 func TestIntegrationSolicit(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(peer string) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -266,6 +267,7 @@ func TestIntegrationWatchIPv6(t *testing.T) {
 }
 
 func TestIntegrationGuardChanges(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(peer string) {
 		u, ctx := open(t), t.Context()
 		guard := func(peers ...netip.Addr) { require.NoError(t, u.Guard(ctx, bypass.DefaultPorts, peers)) }
@@ -297,6 +299,7 @@ func TestChanges(t *testing.T) {
 
 // IPv6 is a remark, whatever there is of it; a translation to reserved ports is no remark.
 func TestIntegrationPreflightIPv6(t *testing.T) {
+	itest.RequireNFT(t)
 	withPeer(t, func(string) {
 		cfg := CheckConfig{Config: Config{Uplink: "eth0"}}
 		finding := func(what string) Finding {
