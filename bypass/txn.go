@@ -55,12 +55,14 @@ func (p phase) String() string {
 		"completing", "active", "unbinding", "closing", "draining", "removing"}[p]
 }
 
-// state is the phase in the words of a Status.
+// state is the phase in the words of a Status. An initiator that confirms has both its
+// rules, and the peer its inbound: a held SYN can go, and what the peer answers before it
+// has its outbound comes over the overlay.
 func (p phase) state() State {
 	switch p {
 	case phaseOverlay:
 		return OnOverlay
-	case phaseActive:
+	case phaseConfirming, phaseActive:
 		return Bypassed
 	case phaseUnbinding, phaseClosing, phaseDraining, phaseRemoving:
 		return Leaving
