@@ -33,6 +33,7 @@ func TestIntegrationLatency(t *testing.T) {
 	for _, c := range r.Short {
 		require.Equal(t, short, c.Done, c.Trigger)
 		require.Zero(t, c.Errors, c.Trigger)
+		require.Zero(t, c.Dropped, "%s: no node drops a connection that gets through", c.Trigger)
 	}
 	require.Positive(t, r.Ratio())
 	require.Greater(t, r.Bound(), 3000.0)
@@ -65,4 +66,14 @@ func TestRequestsCheck(t *testing.T) {
 	lost := good[TriggerNever]
 	lost.Trigger, lost.TAPPackets = TriggerNever, 0
 	require.NotEmpty(t, lost.check())
+}
+
+func TestSegmentsRepeated(t *testing.T) {
+	n, err := segmentsRepeated("Ip: Forwarding DefaultTTL\nIp: 1 64\nTcp: RtoAlgorithm InSegs RetransSegs InErrs\nTcp: 1 900 21 0\n")
+	require.NoError(t, err)
+	require.Equal(t, uint64(21), n)
+	for _, bad := range []string{"", "Tcp: InSegs RetransSegs\n", "Tcp: InSegs\nTcp: 1\n", "Tcp: RetransSegs\nTcp: x\n", "Tcp: InSegs RetransSegs\nTcp: 1\n"} {
+		_, err := segmentsRepeated(bad)
+		require.Error(t, err, bad)
+	}
 }
