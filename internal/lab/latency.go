@@ -72,6 +72,10 @@ type Requests struct {
 	SetUp int
 	// TAPPackets went through the client's TAP, both ways, for each connection.
 	TAPPackets float64
+	// Dropped counts frames and datagrams that either node dropped meanwhile, for whatever
+	// cause, and Repeated segments that either workload's TCP sent again: a SYN that was
+	// lost on its way is among these, though its connection got through.
+	Dropped, Repeated int
 	// NodesMicros and SwitchesMicros are the CPU time of both hosts' nodes and
 	// ovs-vswitchds for each connection.
 	NodesMicros, SwitchesMicros float64
@@ -156,10 +160,10 @@ func (l Latency) Print(out io.Writer) {
 		}
 	}
 	fmt.Fprintln(out)
-	fmt.Fprintln(w, "short connections\tdone/s\tp50 µs\tp99 µs\terrors\tbypassed\tTAP packets each\tnodes' CPU µs each\tswitches' CPU µs each")
+	fmt.Fprintln(w, "short connections\tdone/s\tp50 µs\tp99 µs\terrors\tdropped\tsent again\tbypassed\tTAP packets each\tnodes' CPU µs each\tswitches' CPU µs each")
 	for _, r := range l.Short {
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t%d\t%d of %d\t%.1f\t%.0f\t%.0f\n", r.Trigger, r.Rate, r.P50Micros, r.P99Micros,
-			r.Errors, r.SetUp, r.Done, r.TAPPackets, r.NodesMicros, r.SwitchesMicros)
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t%d\t%d\t%d\t%d of %d\t%.1f\t%.0f\t%.0f\n", r.Trigger, r.Rate, r.P50Micros, r.P99Micros,
+			r.Errors, r.Dropped, r.Repeated, r.SetUp, r.Done, r.TAPPackets, r.NodesMicros, r.SwitchesMicros)
 	}
 	_ = w.Flush()
 	if len(l.Fails) > 0 {

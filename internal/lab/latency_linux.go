@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -140,6 +141,7 @@ func (l *Lab) observed(ctx context.Context, t Trigger, workers, rate, n int) (r 
 		each := float64(max(r.Done, 1))
 		r.Rate = float64(r.Done) / after.at.Sub(before.at).Seconds()
 		r.SetUp = after.rules - before.rules
+		r.Dropped, r.Repeated = int(after.dropped-before.dropped), int(after.repeated-before.repeated)
 		r.TAPPackets = float64(after.tap-before.tap) / each
 		r.NodesMicros, r.SwitchesMicros = micros(after.nodes-before.nodes)/each, micros(after.switches-before.switches)/each
 		return nil
@@ -153,6 +155,8 @@ type observation struct {
 	rules           int    // outbound ones of the trigger's port, at the client's switch
 	tap             uint64 // packets
 	nodes, switches time.Duration
+	dropped         uint64 // by the nodes
+	repeated        uint64 // segments, by the workloads
 }
 
 func (l *Lab) observe(ctx context.Context, t Trigger) (o observation, err error) {
@@ -164,6 +168,9 @@ func (l *Lab) observe(ctx context.Context, t Trigger) (o observation, err error)
 				return o, err
 			}
 			*sum += used
+		}
+		if err := l.losses(ctx, i, &o); err != nil {
+			return o, err
 		}
 	}
 	tap, err := l.tapCounters(ctx, 0)
@@ -183,6 +190,46 @@ func (l *Lab) observe(ctx context.Context, t Trigger) (o observation, err error)
 		}
 	}
 	return o, nil
+}
+
+// losses adds what the host's node dropped and what its first container sent again.
+func (l *Lab) losses(ctx context.Context, host int, o *observation) error {
+	s, err := l.Node(host + 1).Status(ctx)
+	if err != nil {
+		return err
+	}
+	o.dropped += s.Stats.Dropped
+	var text []byte
+	if err := within(l.hosts[host].Containers[0].Namespace, func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/snmp")
+		return err
+	}); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	repeated, err := segmentsRepeated(string(text))
+	o.repeated += repeated
+	return err
+}
+
+// segmentsRepeated finds RetransSegs (RFC 4022: tcpRetransSegs) in /proc/net/snmp, which has
+// a line of names for each protocol and one of values.
+func segmentsRepeated(snmp string) (uint64, error) {
+	var names []string
+	for line := range strings.Lines(snmp) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] != "Tcp:" {
+			continue
+		}
+		if i := slices.Index(names, "RetransSegs"); i >= 0 && i < len(f) {
+			n, err := strconv.ParseUint(f[i], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("lab: RetransSegs: %w", err)
+			}
+			return n, nil
+		}
+		names = f
+	}
+	return 0, errors.New("lab: /proc/net/snmp has no RetransSegs")
 }
 
 // cpuTime is what a process has used (utime and stime in proc(5)).
