@@ -3,8 +3,6 @@ package itest
 import (
 	"os"
 	"os/exec"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -65,21 +63,4 @@ func RequireNFT(tb testing.TB) {
 	default:
 		stop(tb)("integration test: nftables do not work here: %s", out)
 	}
-}
-
-// Program builds one of the module's commands, unless VIAS_PROGRAMS names a directory
-// that has it built (make test-kernel does), and returns its path.
-func Program(tb testing.TB, importPath string) string {
-	tb.Helper()
-	name := path.Base(importPath)
-	if dir := os.Getenv("VIAS_PROGRAMS"); dir != "" {
-		return filepath.Join(dir, name)
-	}
-	Require(tb, "go")
-	program := filepath.Join(tb.TempDir(), name)
-	out, err := exec.CommandContext(tb.Context(), "go", "build", "-o", program, importPath).CombinedOutput()
-	if err != nil {
-		tb.Fatalf("go build %s: %v: %s", importPath, err, out)
-	}
-	return program
 }

@@ -20,6 +20,9 @@ import (
 	"github.com/viasnet/vias/internal/itest"
 )
 
+// built are the programs that tests start; TestMain removes them.
+var built itest.Programs
+
 // TestMain lets the test binary play the ends of the ping-pong, and the lab that
 // is killed.
 func TestMain(m *testing.M) {
@@ -44,7 +47,12 @@ func TestMain(m *testing.M) {
 		fmt.Println("up:", err)
 		select {}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := built.Remove(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }
 
 // testConfig is a lab on the datapath that the tests are to run on.

@@ -72,6 +72,10 @@ func (s *system) requireMarks(talks []*talk, wire, guest *capture) {
 	s.t.Helper()
 	const ef = 46 << 2 // RFC 3246
 	for ecn := range 4 {
+		from := map[*capture]int{} // not what earlier marks are on
+		for _, c := range []*capture{wire, guest} {
+			from[c] = c.count(everything)
+		}
 		for _, k := range talks {
 			tos := ef | ecn
 			if !k.UDP {
@@ -80,8 +84,8 @@ func (s *system) requireMarks(talks []*talk, wire, guest *capture) {
 			require.NoError(s.t, setTOS(k.ends()[0], k.IPv6, tos))
 		}
 		for what, c := range map[string]*capture{"on the provider's network": wire, "at the guest": guest} {
-			m := marks{system: s, dscp: ef, ecn: byte(ecn), found: map[Kind]int{}}
-			s.await(20*time.Second, fmt.Sprintf("ECN %d %s, of each kind", ecn, what), func() bool {
+			m := marks{system: s, dscp: ef, ecn: byte(ecn), seen: from[c], found: map[Kind]int{}}
+			s.await(40*time.Second, fmt.Sprintf("ECN %d %s, of each kind", ecn, what), func() bool {
 				m.look(c)
 				return m.all(talks)
 			})

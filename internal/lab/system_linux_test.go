@@ -63,7 +63,7 @@ func (s *system) startNodes() {
 // buildNode returns the program.
 func (s *system) buildNode() string {
 	s.t.Helper()
-	return itest.Program(s.t, "github.com/viasnet/vias/examples/node")
+	return built.Path(s.t, "github.com/viasnet/vias/examples/node")
 }
 
 // explain shows the flows and the nodes' logs of a test that failed.
