@@ -26,7 +26,7 @@ all="./tap 60 0
 ./ofctl/ovs 60 1
 ./ofctl/ofctltest 180 1
 ./bypass/ofpath 300 1
-./internal/lab 420 1 ^TestIntegration(Lab|LabAfterCrash|LabInterrupted|OVSDRestartAndStop)$"
+./internal/lab 420 1 ^TestIntegration(Lab|LabAfterCrash|LabInterrupted|OVSDRestartAndStop|Matrix)$"
 
 die() {
 	echo "kernel: $*" >&2
