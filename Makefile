@@ -38,7 +38,7 @@ test:
 	run_all() { run $(GO) test -json $$race -p 1 -shuffle=on -count=1 -timeout 20m "$$@"; }; \
 	"$$sum" $(TESTSUM_FLAGS) \
 	  <(run_all $(WAITS); run $(GO) test -json -count=1 -run '^TestIntegrationScale' ./bypass/ofpath) \
-	  <(run_all $$rest; run nice $(GO) test -json -count=1 -run '^TestModel' ./bypass -schedules $(SCHEDULES))
+	  <(run_all $$rest; run nice $(GO) test -json -count=1 -timeout 20m -run '^TestModel' ./bypass -schedules $(SCHEDULES))
 
 # The integration tests on Open vSwitch's kernel datapath, in a kernel that runs as a
 # process: nothing is loaded into this one. scripts/kernel/run.sh says what it takes.

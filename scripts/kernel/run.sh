@@ -16,8 +16,8 @@ MEM=${MEM:-3G}
 cache=$PWD/.cache/uml
 
 # Each package with its time-out in seconds, 1 if its tests start Open vSwitch, and which
-# tests. Those of whole nodes wait for bounds that user-mode-linux does not keep to on a
-# machine that is busy: RUN=. PACKAGES=./internal/lab tries them all.
+# tests. Of whole nodes only the matrix: others wait for bounds that user-mode-linux does not
+# keep to on a machine that is busy: RUN=. PACKAGES=./internal/lab tries them all.
 all="./tap 60 0
 ./internal/itest 60 0
 ./internal/seg 120 0
