@@ -15,9 +15,9 @@ type Packet struct {
 	Src, Dst tap.MAC
 	// Flow is set when Reason is ReasonNone.
 	Flow Flow
-	// SYN: a TCP segment that opens a connection (SYN without ACK). FIN: one that
-	// ends it (FIN or RST).
-	SYN, FIN bool
+	// SYN: a TCP segment that opens a connection (SYN without ACK). SYNACK: the answer
+	// to one. FIN: one that ends it (FIN or RST).
+	SYN, SYNACK, FIN bool
 	// Payload is the length of the transport's payload in bytes.
 	Payload int
 	// Reason says why the frame can never be bypassed; ReasonNone: it can.
@@ -161,7 +161,7 @@ func (c *Classifier) ports(proto Proto, src, dst netip.Addr, text []byte, p *Pac
 	}
 	p.Flow = Flow{proto, netip.AddrPortFrom(src, binary.BigEndian.Uint16(text)), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(text[2:]))}
 	if p.Payload = payload; proto == TCP {
-		p.SYN = c.tcp.SYN && !c.tcp.ACK
+		p.SYN, p.SYNACK = c.tcp.SYN && !c.tcp.ACK, c.tcp.SYN && c.tcp.ACK
 		p.FIN = c.tcp.FIN || c.tcp.RST
 	}
 	return ReasonNone

@@ -56,8 +56,8 @@ func (p phase) String() string {
 }
 
 // state is the phase in the words of a Status. An initiator that confirms has both its
-// rules, and the peer its inbound: a held SYN can go, and what the peer answers before it
-// has its outbound comes over the overlay.
+// rules, and the peer its inbound: a held SYN can go. The peer holds the answer until it
+// has its outbound.
 func (p phase) state() State {
 	switch p {
 	case phaseOverlay:

@@ -93,7 +93,8 @@ func (p *inquiry) requireFirewalls(trust nodecfg.Trust) {
 }
 
 // requireThroughFirewall starts connections until one is bypassed from its SYN on, and
-// requires that this one works. A SYN that was held for too long took the overlay.
+// requires that this one works. What was held for too long took the overlay, and then
+// the firewall has not seen all of it.
 func (p *inquiry) requireThroughFirewall() {
 	p.t.Helper()
 	at := netip.AddrPortFrom(p.guest(2, 1).Addr, chatPort+1)
@@ -116,15 +117,18 @@ func (p *inquiry) requireThroughFirewall() {
 		}
 	}()
 	for try := 1; ; try++ {
-		require.LessOrEqual(p.t, try, 10, "no SYN crossed the bypass")
-		before := p.seen.count(isBypassSYN)
+		require.LessOrEqual(p.t, try, 10, "no SYN and its answer crossed the bypass")
+		syn, answer := p.seen.count(isBypassSYN), p.seen.count(isBypassAnswer)
 		said, err := p.converse(at)
-		if p.seen.count(isBypassSYN) == before {
-			p.note("connection %d: its SYN took the overlay (%v)", try, err)
+		syn, answer = p.seen.count(isBypassSYN)-syn, p.seen.count(isBypassAnswer)-answer
+		if syn == 0 || answer == 0 {
+			p.note("connection %d: %d SYNs and %d answers on the bypass (%v)", try, syn, answer, err)
 			continue
 		}
 		require.NoError(p.t, err, "a connection whose SYN crossed the firewall")
-		require.Positive(p.t, p.seen.count(func(f []byte) bool { return bytes.Contains(f, said[:]) }), "it was bypassed")
+		p.await(10*time.Second, "the capture has what was said", func() bool {
+			return p.seen.count(func(f []byte) bool { return bytes.Contains(f, said[:]) }) > 0
+		})
 		p.note("connection %d: through the firewall", try)
 		return
 	}
@@ -161,8 +165,10 @@ func (p *inquiry) converse(to netip.AddrPort) (m marker, err error) {
 	return m, nil
 }
 
-// isBypassSYN: a guest's SYN on flows' ports.
+// isBypassSYN: a guest's SYN on flows' ports. isBypassAnswer: what answers one.
 func isBypassSYN(f []byte) bool { return isFlow(f) && f[47]&0x12 == 2 }
+
+func isBypassAnswer(f []byte) bool { return isFlow(f) && f[47]&0x12 == 0x12 }
 
 // count counts the frames until now for which f says so.
 func (c *capture) count(f func([]byte) bool) (n int) {

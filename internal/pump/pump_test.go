@@ -236,17 +236,27 @@ func TestTriggerReasons(t *testing.T) {
 		requests int
 		held     int
 	}{
-		"policy":         {flags: 2, reason: bypass.ReasonPolicy},
-		"SYN":            {verdict: always, flags: 2, requests: 1, held: 1},
-		"SYN not held":   {verdict: bypass.Verdict{Bypass: true, Hold: hold}, flags: 2, requests: 1},
-		"SYN ACK":        {verdict: always, flags: 0x12, requests: 1},
-		"middle":         {verdict: always, flags: 0x10, requests: 1},
-		"threshold":      {verdict: bypass.Verdict{Bypass: true, After: 1000}, flags: 2, reason: bypass.ReasonThreshold},
-		"no link":        {verdict: always, flags: 2, reason: bypass.ReasonLinkDown, spoil: func(o *Out, _ *member) { o.Ports.Remove(o.Ports.Get(peerID)) }},
-		"failed lately":  {verdict: always, flags: 2, spoil: func(_ *Out, m *member) { m.status = bypass.Status{Flow: flow, RetryAt: time.Now().Add(time.Hour)} }},
-		"no host":        {verdict: always, flags: 2, reason: bypass.ReasonNoHost, spoil: func(o *Out, _ *member) { o.Bypass = false }},
-		"the peer's":     {verdict: always, flags: 0x12, spoil: func(o *Out, _ *member) { opened(o, flow) }},
-		"under way":      {verdict: always, flags: 2, spoil: func(o *Out, _ *member) { moving(o, flow) }},
+		"policy":        {flags: 2, reason: bypass.ReasonPolicy},
+		"SYN":           {verdict: always, flags: 2, requests: 1, held: 1},
+		"SYN not held":  {verdict: bypass.Verdict{Bypass: true, Hold: hold}, flags: 2, requests: 1},
+		"SYN ACK":       {verdict: always, flags: 0x12, requests: 1},
+		"middle":        {verdict: always, flags: 0x10, requests: 1},
+		"threshold":     {verdict: bypass.Verdict{Bypass: true, After: 1000}, flags: 2, reason: bypass.ReasonThreshold},
+		"no link":       {verdict: always, flags: 2, reason: bypass.ReasonLinkDown, spoil: func(o *Out, _ *member) { o.Ports.Remove(o.Ports.Get(peerID)) }},
+		"failed lately": {verdict: always, flags: 2, spoil: func(_ *Out, m *member) { m.status = bypass.Status{Flow: flow, RetryAt: time.Now().Add(time.Hour)} }},
+		"no host":       {verdict: always, flags: 2, reason: bypass.ReasonNoHost, spoil: func(o *Out, _ *member) { o.Bypass = false }},
+		"the peer's":    {verdict: always, flags: 0x12, spoil: func(o *Out, _ *member) { opened(o, flow) }},
+		"under way":     {verdict: always, flags: 2, spoil: func(o *Out, _ *member) { moving(o, flow) }},
+		"answer":        {verdict: always, flags: 0x12, held: 1, spoil: func(o *Out, _ *member) { moving(o, flow) }},
+		"answer, open": {verdict: always, flags: 0x12, spoil: func(o *Out, _ *member) {
+			opened(o, flow)
+			moving(o, flow)
+		}},
+		"data under way": {verdict: always, flags: 0x10, spoil: func(o *Out, _ *member) { moving(o, flow) }},
+		"decided meanwhile": {verdict: always, flags: 0x12, spoil: func(o *Out, _ *member) {
+			moving(o, flow)
+			o.Trigger.Held = func() { bypassed(o, flow) }
+		}},
 		"full hold list": {verdict: always, flags: 2, requests: 1, held: flowtable.MaxHeld, spoil: func(o *Out, _ *member) { fillHolds(o) }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -322,6 +332,11 @@ func opened(o *Out, f bypass.Flow) {
 func moving(o *Out, f bypass.Flow) {
 	e, _ := o.Flows.Track(f, time.Now())
 	e.SetStatus(bypass.Status{Flow: f, State: bypass.Moving})
+}
+
+func bypassed(o *Out, f bypass.Flow) {
+	e, _ := o.Flows.Track(f, time.Now())
+	e.SetStatus(bypass.Status{Flow: f, State: bypass.Bypassed})
 }
 
 func fillHolds(o *Out) {

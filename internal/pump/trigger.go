@@ -42,7 +42,11 @@ type Trigger struct {
 // threshold asks, which is the sender if nothing comes back. If both ask at once, the
 // transaction settles it.
 func (o *Out) ask(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station, port *Port) (held bool) {
-	if state, _ := e.State(); state != bypass.OnOverlay || e.Opened() == flowtable.OpenedThere {
+	state, _ := e.State()
+	if state == bypass.Moving && o.packet.SYNACK && e.Opened() == flowtable.OpenedUnknown {
+		return o.answer(e, frame, f, from, to)
+	}
+	if state != bypass.OnOverlay || e.Opened() == flowtable.OpenedThere {
 		return false // under way or done; or the peer's to ask, who opened it
 	}
 	switch v := o.verdict(e, from, to); {
@@ -104,6 +108,22 @@ func (o *Out) request(e *flowtable.Entry, v bypass.Verdict, frame []byte, f tap.
 	return held
 }
 
+// answer holds the answer to a SYN that nobody saw on the overlay: it came over the bypass,
+// ahead of the message that opens the way back. A firewall on that way that knows connections
+// has seen the SYN, and passes nothing but its answer then.
+func (o *Out) answer(e *flowtable.Entry, frame []byte, f tap.Offload, from, to *l2.Station) (held bool) {
+	if !o.hold(e, frame, f, bypass.MaxHold, from, to) {
+		return false
+	}
+	if state, _ := e.State(); state == bypass.Moving {
+		return true // the outcome comes, or time does
+	}
+	_, back := o.Trigger.Holds.Take(e.Flow())
+	return !back
+}
+
+// hold keeps a copy of the frame until its flow's bypass is there or came to nothing, but
+// no longer than wait (0 = the default).
 func (o *Out) hold(e *flowtable.Entry, frame []byte, f tap.Offload, wait time.Duration, from, to *l2.Station) bool {
 	if wait == 0 {
 		wait = bypass.DefaultHold
