@@ -96,7 +96,7 @@ func classifyCases(t *testing.T) []map[string]classified {
 	return []map[string]classified{{
 		"data":                      {plain, Packet{Flow: flow4, Payload: 100}},
 		"syn":                       {syn, Packet{Flow: flow4, SYN: true}},
-		"syn-ack opens nothing":     {segment(t, 0, func(_ *layers.IPv4, tcp *layers.TCP) { tcp.SYN = true }), Packet{Flow: flow4}},
+		"syn-ack opens nothing":     {segment(t, 0, func(_ *layers.IPv4, tcp *layers.TCP) { tcp.SYN = true }), Packet{Flow: flow4, SYNACK: true}},
 		"rst":                       {segment(t, 0, func(_ *layers.IPv4, tcp *layers.TCP) { tcp.RST = true }), Packet{Flow: flow4, FIN: true}},
 		"padded short frame":        {append(segment(t, 0, nil), make([]byte, 6)...), Packet{Flow: flow4}},
 		"ip options":                {segment(t, 8, func(ip *layers.IPv4, _ *layers.TCP) { ip.Options = []layers.IPv4Option{{OptionType: 1}} }), Packet{Reason: ReasonMalformed}},
