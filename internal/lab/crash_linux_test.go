@@ -166,8 +166,9 @@ func TestIntegrationCrashNode(t *testing.T) {
 		t.Run(fmt.Sprintf("host %d", host), func(t *testing.T) {
 			x := s.sub(t).try()
 			x.happens(func() error { return x.killNode(host) })
-			require.NoError(t, pause(t.Context(), 2*time.Second))
-			x.undisturbed()
+			// The living node misses its answers a second after that.
+			x.flows(2*time.Second, x.at.Add(300*time.Millisecond), "the dead node's rules carry the stream")
+			require.NoError(t, pause(t.Context(), time.Until(x.at.Add(2*time.Second))))
 			require.NoError(t, x.restartNode(host, nil))
 			x.comesBack(x.linked())
 		})

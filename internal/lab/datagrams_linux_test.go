@@ -109,7 +109,8 @@ func TestDatagramsMeasure(t *testing.T) {
 	const every = 8
 	d := mangled(t, func(nr byte, b []byte) [][]byte { return map[bool][][]byte{false: {b}}[nr%every == 0] })
 	const rate = 2000
-	start := time.Now()
+	require.Eventually(t, func() bool { return d.tallies()[0].Sent > 50 }, 10*time.Second, time.Millisecond, "before that")
+	before, start := d.tallies()[0].Sent, time.Now()
 	got, err := d.measure(t.Context(), rate, 300*time.Millisecond)
 	took := time.Since(start)
 	require.NoError(t, err)
@@ -117,6 +118,7 @@ func TestDatagramsMeasure(t *testing.T) {
 	all := d.tallies()
 	dropped := upTo(all[0].Sent) - upTo(all[0].Sent-got[0].Sent)
 	require.Positive(t, dropped)
+	require.LessOrEqual(t, got[0].Sent, all[0].Sent-before, "not what was sent before")
 	for _, way := range got {
 		require.Greater(t, way.Sent, 100, "%d a second, on a busy machine", rate)
 		require.Less(t, way.Sent, int(rate*took.Seconds())+rate/50)

@@ -34,6 +34,7 @@ table bridge vias_break {
 // A flow between ports that the path drops, though probes pass, goes back to the
 // overlay with its reason, and moves again between other ports.
 func TestIntegrationBrokenFiveTuple(t *testing.T) {
+	beside(t)
 	s := newSystem(t, "iperf3", "nft")
 	s.startNodes()
 	s.policies(nodecfg.Overlay)

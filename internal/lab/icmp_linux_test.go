@@ -116,6 +116,7 @@ func (r *routed) requireHidden(frames [][]byte) {
 // that act on them: an unreachable reaches a socket, forged ones reach nobody or few, and a
 // too-big makes segments shorter while the flow leaves the path that became narrow.
 func TestIntegrationICMP(t *testing.T) {
+	beside(t)
 	r := newRouted(t)
 	for _, k := range icmpKinds() {
 		r.requireRefused(k)

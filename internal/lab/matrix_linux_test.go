@@ -21,6 +21,7 @@ import (
 // falls back to the overlay, returns, and arrives whole; what is on the provider's network
 // meanwhile has its reason; DSCP and ECN are kept; and questions and answers stay off it.
 func TestIntegrationMatrix(t *testing.T) {
+	beside(t)
 	datapaths := Datapaths()
 	if d := Datapath(itest.Datapath(t)); d == DatapathSystem {
 		datapaths = []Datapath{d}

@@ -174,6 +174,7 @@ func (m *migration) has(node, peer int, client netip.AddrPort) bool {
 // A container moves from host to host, with one connection to each host, and each of them
 // goes on: between two switches, on one, and then the other way round.
 func TestIntegrationMoves(t *testing.T) {
+	beside(t)
 	m := newMigration(t)
 	m.bypassed(1, 2, 3)
 

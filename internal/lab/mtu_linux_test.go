@@ -14,6 +14,7 @@ import (
 // the underlay takes them they are bypassed; where it does not they take the overlay, with
 // its reason; and they arrive either way, also where one turns into the other.
 func TestIntegrationMTU(t *testing.T) {
+	beside(t)
 	for _, c := range []struct {
 		name           string
 		underlay, mtu  int

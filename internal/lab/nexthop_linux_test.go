@@ -97,6 +97,7 @@ func (c *capture) countFrom(n int, f func([]byte) bool) int {
 // A router whose MAC changes, and one that another takes over from: first without a
 // word, then by gratuitous ARP.
 func TestIntegrationNextHopRouter(t *testing.T) {
+	beside(t)
 	sites, trust := routedSites()
 	s := newSystemAt(t, sites)
 	p := s.newInquiry(nil)
@@ -132,6 +133,7 @@ func TestIntegrationNextHopRouter(t *testing.T) {
 
 // A peer on the link has another MAC all of a sudden, and does not know it.
 func TestIntegrationNextHopPeer(t *testing.T) {
+	beside(t)
 	s := newSystem(t)
 	p := s.newInquiry(nil)
 	p.restart(nodecfg.Trust{})

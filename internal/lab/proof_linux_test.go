@@ -31,6 +31,7 @@ func reservedPorts() string {
 
 // Two links and one router: what keeps a path from being proven, and what ends a proof.
 func TestIntegrationProofRouted(t *testing.T) {
+	beside(t)
 	sites, trust := routedSites()
 	s := newSystemAt(t, sites)
 	p := s.newInquiry(func(_ *Host, c *nodecfg.Config) { // an address will change
@@ -278,6 +279,7 @@ func isFlow(f []byte) bool {
 // Two clouds with the same private range, joined by nothing but public addresses; then
 // by a layer-2 tunnel, of which only the round trip tells.
 func TestIntegrationProofSameRange(t *testing.T) {
+	beside(t)
 	private := netip.MustParsePrefix("10.99.0.0/24")
 	s := newSystemAt(t, []Site{
 		{Prefix: private, Outside: netip.MustParsePrefix("203.0.113.1/24")},

@@ -63,6 +63,7 @@ func (n *strays) send(stop <-chan struct{}, stopped chan<- struct{}, send func([
 // the provider's network, no host resets anything, their connection lives, and the
 // bypass returns by itself.
 func TestIntegrationSwitchRestart(t *testing.T) {
+	beside(t)
 	s := newSystem(t)
 	stray, bare := s.startStrays(), s.startCapture()
 	s.await(10*time.Second, "a host without vias resets strays", func() bool { return bare.resets() > 0 })

@@ -103,8 +103,18 @@ func (a *attacked) fromUnderlay(bypassed bool) {
 	before, node := used(t, a.NodePID(2)), size(t, to.Log())
 	swept, shape, hit := newMarker(), newMarker(), newMarker()
 	s := a.spoofer(to)
-	start, caught := time.Now(), a.caught()
-	s.say(8000, a.spoofed(from, to, live, swept)...)
+	start, caught, sweep := time.Now(), a.caught(), a.spoofed(from, to, live, swept)
+	// A busy machine's switch loses many before they are anybody's.
+	var sweeps int
+	var last time.Time
+	a.await(60*time.Second, "the switch has taken as many spoofed frames as most of a sweep", func() bool {
+		if time.Since(last) > 3*time.Second { // counters lag behind
+			s.say(8000, sweep...)
+			sweeps++
+			last = time.Now()
+		}
+		return grown(caught, a.caught()) > 12_000*80
+	})
 	for range 5 {
 		s.say(100, odd(from, to, live, shape)...)
 	}
@@ -115,7 +125,7 @@ func (a *attacked) fromUnderlay(bypassed bool) {
 			return a.heard(hit)["h2c1"] > 0
 		})
 		heard := a.heard(swept)
-		require.LessOrEqual(t, heard["h2c1"], 1, "the live tuple is in the sweep once")
+		require.LessOrEqual(t, heard["h2c1"], sweeps, "the live tuple is in a sweep once")
 		delete(heard, "h2c1")
 		require.Empty(t, heard)
 	} else {
@@ -123,7 +133,6 @@ func (a *attacked) fromUnderlay(bypassed bool) {
 		require.Empty(t, a.heard(swept))
 	}
 	require.Empty(t, a.heard(shape))
-	require.Greater(t, grown(caught, a.caught()), uint64(4_000*80), "spoofed frames have not come")
 	if bypassed {
 		require.Equal(t, live, a.tuple1(), "the flow has left the bypass meanwhile")
 	}

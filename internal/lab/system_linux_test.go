@@ -28,6 +28,15 @@ type system struct {
 
 type tuple struct{ src, dst netip.AddrPort }
 
+// beside has a test run beside others, as many as -parallel says (by default, as there are
+// cores): it waits most of the time. What measures speed, or wants no loss at all, does not
+// call it. In user-mode-linux there is one core, and a slow one.
+func beside(t *testing.T) {
+	if itest.Datapath(t) != itest.System {
+		t.Parallel()
+	}
+}
+
 // newSystem builds a lab without nodes, for this test alone.
 func newSystem(t *testing.T, needs ...string) *system {
 	t.Helper()

@@ -255,6 +255,7 @@ func (s *shared) guestsTalk(nr int) (to *net.UDPConn, heard func() map[string]in
 // and use the same five-tuple, are bypassed at once and stay apart; when one leaves, the
 // other loses nothing.
 func TestIntegrationTwoNetworks(t *testing.T) {
+	beside(t)
 	s := newShared(t)
 	s.await(20*time.Second, "both Networks' flows are bypassed at both ends", func() bool {
 		s.mu.Lock()
