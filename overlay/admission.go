@@ -3,7 +3,7 @@ package overlay
 import "errors"
 
 // MaxCredential is the longest credential in bytes.
-const MaxCredential = 4 << 10
+const MaxCredential = 8 << 10
 
 // ErrNotAdmitted: our own rule does not admit the peer. What it wraps or is wrapped
 // with says why; the peer learns nothing of that.
