@@ -60,8 +60,8 @@ func (a *Authority) Authorities() (list []AuthorityStatus) {
 func (a *Authority) Issue(life time.Duration, requests ...[]byte) ([]overlay.PeerID, error) {
 	var ids []overlay.PeerID
 	var keys []*ecdsa.PublicKey
-	for _, der := range requests {
-		key, id, err := parseRequest(der)
+	for _, text := range requests {
+		key, id, err := parseRequest(text)
 		if err != nil {
 			return nil, fmt.Errorf("membership: issue: %w", err)
 		}

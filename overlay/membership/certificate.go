@@ -137,21 +137,25 @@ func keyOf(public any, spki []byte) (*ecdsa.PublicKey, overlay.PeerID, error) {
 }
 
 // Request is what a node gives to the Authority to become a member: a certificate
-// signing request (PKCS #10, DER) that shows that it holds its key.
+// signing request (PKCS #10, as PEM) that shows that it holds its key. It is no secret.
 func Request(identity *overlay.Identity) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, identity.Key())
 	if err != nil {
 		return nil, fmt.Errorf("membership: request: %w", err)
 	}
-	return der, nil
+	return encodePEM(typeRequest, der), nil
 }
 
 // parseRequest is the reverse of Request.
-func parseRequest(der []byte) (*ecdsa.PublicKey, overlay.PeerID, error) {
-	r, err := x509.ParseCertificateRequest(der)
-	if err != nil {
-		return nil, overlay.PeerID{}, fmt.Errorf("%w: request: %w", ErrMalformed, err)
+func parseRequest(text []byte) (*ecdsa.PublicKey, overlay.PeerID, error) {
+	list, err := parsePEM(text, typeRequest, x509.ParseCertificateRequest)
+	if err == nil && len(list) != 1 {
+		err = fmt.Errorf("%w: %d requests, not one", ErrMalformed, len(list))
 	}
+	if err != nil {
+		return nil, overlay.PeerID{}, err
+	}
+	r := list[0]
 	if err := r.CheckSignature(); err != nil {
 		return nil, overlay.PeerID{}, fmt.Errorf("%w: request: %w", ErrMalformed, err)
 	}
