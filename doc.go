@@ -62,8 +62,8 @@
 // Who may be linked is the network's rule, [Config].Admission. Without one, the peers
 // that were added are the allow-list. Package overlay/membership has an allow-list that
 // adds nobody, and membership that a certificate authority signs. A peer that is not
-// admitted learns nothing but that; one that is no longer admitted loses its link, and
-// its bypassed flows, within a second.
+// admitted learns nothing but that; one that is no longer admitted loses its link within a
+// second, and its bypassed flows within another.
 //
 // # Endpoints
 //

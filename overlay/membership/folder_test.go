@@ -80,6 +80,33 @@ func TestRunFollowsFolder(t *testing.T) {
 	})
 }
 
+// TestHalfCopiedFolder: a folder that is being copied is whole in each of its files at
+// times, and does not count then.
+func TestHalfCopiedFolder(t *testing.T) {
+	o := newOffice(t, "blue")
+	id := newIdentity(t)
+	o.issue(id, 0)
+	require.NoError(t, o.Rotate(0))
+	dir := t.TempDir()
+	o.copyFolder(id.ID(), dir)
+	x, err := Open(Config{Network: "blue", Self: id.ID(), Dir: dir, now: o.now})
+	require.NoError(t, err)
+	f := follower{member: x}
+	step := func() int { f.step(o.now()); return len(x.Status().Authorities) }
+	step()
+	require.Equal(t, 2, step())
+	whole, err := os.ReadFile(filepath.Join(dir, fileAuthorities))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileAuthorities), encodePEM(typeCertificate, o.signers[0].certificate.Raw), 0o600))
+	require.Equal(t, 2, step())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileAuthorities), whole, 0o600))
+	require.Equal(t, 2, step())
+	one := encodePEM(typeCertificate, o.signers[1].certificate.Raw)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileAuthorities), one, 0o600))
+	require.Equal(t, 2, step(), "it may not be all yet")
+	require.Equal(t, 1, step(), "it stays so: it is meant")
+}
+
 // TestRunWarnsAhead: an operator hears of what is due, in time, and once a day.
 func TestRunWarnsAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
