@@ -2,7 +2,8 @@
 // is ([PeerID], [Identity]), the [Link] to it, the [Transport] that makes Links,
 // and the [Signaler] over which two ends find each other. Implementations live in
 // packages of their own: overlay/icedtls (DTLS over ICE), overlay/tcpsignal,
-// overlay/overlaytest (in memory, with the conformance suite).
+// overlay/overlaytest (in memory, with the conformance suite). [Admission] is the rule of
+// who belongs to a network; overlay/membership has some.
 package overlay
 
 import (

@@ -62,6 +62,10 @@ func TestCA(t *testing.T) {
 	do(b, "issue", "-dir", ca, "-all")
 	do("two authorities", "rotate", "-dir", ca)
 	do("old authority is gone", "retire", "-dir", ca)
+	config := strings.Replace(overlayOnly(dir), `"network"`, `"membership": "`+filepath.Join(ca, "nodes", a)+`", "network"`, 1)
+	config = strings.Replace(config, "identity.pem", "a.pem", 1)
+	_, out, _ = called(t, "check", "-config", writeConfig(t, config))
+	require.Contains(t, out, "ok   membership: until ")
 	before := member(b).Credential()
 	do("revoked", "revoke", "-dir", ca, b)
 	require.ErrorIs(t, member(a).Admit(self, before), membership.ErrRevoked)
@@ -122,6 +126,10 @@ func TestCARefuses(t *testing.T) {
 	code, _, stderr = called(t, "ca", "show", "-dir", ca)
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "can be read by others")
+
+	_, stdout, _ := called(t, "check", "-config", writeConfig(t, strings.Replace(overlayOnly(dir), `"network"`, `"membership": "/nowhere", "network"`, 1)))
+	require.Contains(t, stdout, "bad  membership: ")
+	require.Contains(t, stdout, "node ca issue a folder of it")
 
 	// A node whose folder is not there does not start.
 	config := strings.Replace(overlayOnly(dir), `"network"`, `"membership": "`+filepath.Join(dir, "gone")+`", "network"`, 1)

@@ -89,12 +89,18 @@ func TestMemberRefuses(t *testing.T) {
 			require.ErrorIs(t, err, overlay.ErrNotAdmitted)
 		})
 	}
-	// A member's key signs nothing.
-	leaf, err := x509.ParseCertificate(make(nil))
-	require.NoError(t, err)
-	third := newIdentity(t)
+}
+
+// TestMemberSignsNothing: what a member's key signed is worth nothing, with its
+// certificate beside it too.
+func TestMemberSignsNothing(t *testing.T) {
+	o := newOffice(t, "blue")
+	id, third := newIdentity(t), newIdentity(t)
+	o.issue(id, 0)
+	_, x := o.join()
+	leaf := o.member(id.ID(), nil).own[0]
 	chain := append(forged(t, &third.Key().PublicKey, leaf, id.Key(), "blue", nil), leaf.Raw...)
-	require.ErrorIs(t, o.member(stranger, nil).Admit(third.ID(), chain), ErrOtherAuthority)
+	require.ErrorIs(t, x.Admit(third.ID(), chain), ErrOtherAuthority)
 }
 
 // TestMemberTime: what was admitted once is not any more when its time is over, to the
@@ -381,19 +387,4 @@ func FuzzCredential(f *testing.F) {
 			t.Errorf("admitted without its certificate: %x", b)
 		}
 	})
-}
-
-func TestAllowList(t *testing.T) {
-	a, b := newIdentity(t).ID(), newIdentity(t).ID()
-	var l AllowList
-	require.ErrorIs(t, l.Admit(a, nil), overlay.ErrNotAdmitted)
-	l.Add(a)
-	require.NoError(t, l.Admit(a, []byte("whatever")))
-	require.ErrorIs(t, l.Admit(b, nil), ErrNotMember)
-	l.Set(b)
-	require.ErrorIs(t, l.Admit(a, nil), ErrNotMember)
-	l.Remove(b)
-	require.ErrorIs(t, l.Admit(b, nil), ErrNotMember)
-	require.NoError(t, Allow(a, b).Admit(b, nil))
-	require.Nil(t, l.Credential())
 }
