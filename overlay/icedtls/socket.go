@@ -53,10 +53,7 @@ func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The kernel gives what it may; less costs speed, not correctness.
-	_ = udp.SetReadBuffer(socketBuffer)
-	_ = udp.SetWriteBuffer(socketBuffer)
-	io, err := udpio.New(udp)
+	io, err := udpio.New(udp, socketBuffer)
 	if err != nil {
 		_ = udp.Close()
 		return nil, err

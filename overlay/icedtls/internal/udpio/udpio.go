@@ -48,10 +48,13 @@ type Stats struct {
 
 type counters struct{ sent, sends, received, receives, lost atomic.Uint64 }
 
-// New takes over the reading and writing of udp; closing stays with the caller.
-func New(udp *net.UDPConn) (*Conn, error) {
+// New takes over the reading and writing of udp; closing stays with the caller. The kernel is
+// asked for buffers of so many bytes; less costs speed, not correctness.
+func New(udp *net.UDPConn, buffers int) (*Conn, error) {
+	_ = udp.SetReadBuffer(buffers)
+	_ = udp.SetWriteBuffer(buffers)
 	c := &Conn{udp: udp}
-	return c, c.open()
+	return c, c.open(buffers)
 }
 
 // Stats is a snapshot.

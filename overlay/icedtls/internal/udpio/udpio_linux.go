@@ -58,7 +58,7 @@ func (k *call) do(trap, fd uintptr) bool {
 	}
 }
 
-func (c *Conn) open() error {
+func (c *Conn) open(buffers int) error {
 	raw, err := c.udp.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)
@@ -71,6 +71,10 @@ func (c *Conn) open() error {
 		c.sys.groups = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 		_, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		c.segments.Store(err == nil)
+		// More than net.core.rmem_max, for those who may (CAP_NET_ADMIN): what that usually
+		// says is three runs of 64 KB.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffers)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffers)
 	})
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)

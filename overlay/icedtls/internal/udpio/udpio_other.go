@@ -6,7 +6,7 @@ import "net/netip"
 
 type sys struct{}
 
-func (c *Conn) open() error { return nil }
+func (c *Conn) open(int) error { return nil }
 
 func (c *Conn) coalesces() bool { return false }
 
