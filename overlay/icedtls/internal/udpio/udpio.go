@@ -66,6 +66,9 @@ func (c *Conn) Stats() Stats {
 	}
 }
 
+// Received counts calls of Receive that brought something.
+func (c *Conn) Received() uint64 { return c.stats.receives.Load() }
+
 // Lost counts datagrams that the kernel did not take.
 func (c *Conn) Lost() uint64 { return c.stats.lost.Load() }
 
