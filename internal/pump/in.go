@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	inFrames = 128
+	inFrames = 256
 	inBytes  = 3 * tap.MaxFrame
 )
 

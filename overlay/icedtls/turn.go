@@ -9,6 +9,7 @@ import (
 
 	"github.com/pion/stun/v4"
 
+	"github.com/viasnet/vias/overlay/icedtls/internal/udpio"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -61,16 +62,23 @@ type reader struct {
 	msg    *stun.Message
 }
 
-func newReader(s *socket) *reader { return &reader{socket: s, run: s.runs.get(), msg: new(stun.Message)} }
+func newReader(s *socket) *reader {
+	return &reader{socket: s, run: s.runs.get(), msg: new(stun.Message)}
+}
 
-// receive fills r.run; false: it did not, and closed says whether it never will.
-func (r *reader) receive() (ok, closed bool) {
+// receive fills r.run, and waits for it if it is to; false: it did not, and closed says whether
+// it never will.
+func (r *reader) receive(wait bool) (ok, closed bool) {
 	s, run := r.socket, r.run
-	n, size, from, err := s.io.Receive(run.data)
+	get := s.io.Receive
+	if !wait {
+		get = s.io.ReceiveNow
+	}
+	n, size, from, err := get(run.data)
 	switch {
 	case err == nil:
 		run.n, run.size, run.from, run.at = n, size, from, 0
-		return true, false
+		return wait || n > 0, false
 	case errors.Is(err, net.ErrClosed):
 		return false, true
 	case errors.Is(err, os.ErrDeadlineExceeded): // by wake
@@ -103,7 +111,7 @@ func (s *socket) read() {
 	defer watch.Stop()
 	var last *link
 	for row := 0; ; {
-		ok, closed := r.receive()
+		ok, closed := r.receive(true)
 		if closed {
 			return
 		}
@@ -173,34 +181,42 @@ func (l *link) wake() {
 // false: it is not l's turn (any more).
 func (l *link) readTurn(b *tap.Batch) bool {
 	s := l.session.transport.socket
-	for b.Len() == 0 {
+	for wait := true; wait || l.more(b); wait = b.Len() == 0 {
 		if !s.turns.now.CompareAndSwap(&l.away, &l.reading) {
-			return false
+			return b.Len() > 0
 		}
-		if len(l.inbox) > 0 { // from the association; it waits no longer
+		switch {
+		case len(l.inbox) > 0: // from the association; it waits no longer
 			s.turns.now.CompareAndSwap(&l.reading, &l.away)
-			return false
-		}
-		if l.ended() {
+			return b.Len() > 0
+		case l.ended():
 			s.turns.give(&l.reading)
-			return false
-		}
-		if l.reader == nil {
+			return b.Len() > 0
+		case l.reader == nil:
 			l.reader = newReader(s)
 		}
-		ok, closed := l.reader.receive()
-		switch {
-		case closed:
+		ok, closed := l.reader.receive(wait)
+		if closed {
 			s.turns.give(&l.reading)
-			return false
-		case !ok:
-			s.turns.now.CompareAndSwap(&l.reading, &l.away)
-			continue
+			return b.Len() > 0
 		}
 		s.turns.now.CompareAndSwap(&l.reading, &l.away)
-		l.takeRun(b)
+		if ok {
+			l.takeRun(b)
+		} else if !wait {
+			return true
+		}
 	}
 	return true
+}
+
+// followed is how long a run is behind which others may be at once: a super-frame of 64 KB
+// travels in two.
+const followed = 32 << 10
+
+// more tells whether to look for another run before b goes on.
+func (l *link) more(b *tap.Batch) bool {
+	return l.reader.run.n >= followed && l.held == nil && b.Free() >= udpio.BufferSize
 }
 
 // takeRun opens what was read, if it is l's, or hands it over.
@@ -210,11 +226,13 @@ func (l *link) takeRun(b *tap.Batch) {
 		if to := r.handOver(); to != nil {
 			r.socket.turns.give(&l.away)
 		}
+		r.run.n = 0
 		return
 	}
 	if !l.data.receive(b, r.run) {
 		l.waiting.Add(int64(len(r.run.data)))
 		l.held, r.run = r.run, r.socket.runs.get()
+		r.run.n = 0
 	}
 }
 

@@ -145,7 +145,22 @@ func (c *Conn) count(n int, err error) error {
 // Receive waits for datagrams from one address: buf[:n] holds them back to back, each size
 // bytes long but that the last may be shorter. buf should have BufferSize bytes.
 func (c *Conn) Receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
-	n, size, from, err = c.receive(buf)
+	return c.received(c.receive(buf, true))
+}
+
+// ReceiveNow is Receive without waiting: n is 0 when nothing is there. Elsewhere than on Linux
+// nothing ever is.
+func (c *Conn) ReceiveNow(buf []byte) (n, size int, from netip.AddrPort, err error) {
+	n, size, from, err = c.receive(buf, false)
+	if err == errNothing {
+		return 0, 0, netip.AddrPort{}, nil
+	}
+	return c.received(n, size, from, err)
+}
+
+var errNothing = errors.New("udpio: nothing to receive")
+
+func (c *Conn) received(n, size int, from netip.AddrPort, err error) (int, int, netip.AddrPort, error) {
 	if err != nil {
 		return 0, 0, netip.AddrPort{}, err
 	}

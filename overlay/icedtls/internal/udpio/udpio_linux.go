@@ -34,6 +34,7 @@ type call struct {
 	errno   syscall.Errno
 	send    func(fd uintptr) bool
 	recv    func(fd uintptr) bool
+	once    func(fd uintptr) bool // recv that does not wait
 }
 
 func newCall() *call {
@@ -45,6 +46,7 @@ func newCall() *call {
 func (k *call) prepare() {
 	k.send = func(fd uintptr) bool { return k.do(unix.SYS_SENDMSG, fd) }
 	k.recv = func(fd uintptr) bool { return k.do(unix.SYS_RECVMSG, fd) }
+	k.once = func(fd uintptr) bool { _ = k.recv(fd); return true }
 }
 
 // do is false when the call would have blocked.
@@ -151,18 +153,24 @@ func (c *Conn) setName(k *call, to netip.AddrPort) uint32 {
 	return unix.SizeofSockaddrInet4
 }
 
-func (c *Conn) receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
+func (c *Conn) receive(buf []byte, wait bool) (n, size int, from netip.AddrPort, err error) {
 	k := &c.sys.in
 	k.iov[0].Base = unsafe.SliceData(buf)
 	k.iov[0].SetLen(len(buf))
 	k.hdr = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&k.name)), Namelen: unix.SizeofSockaddrInet6, Iov: &k.iov[0], Control: &k.control[0]}
 	k.hdr.SetIovlen(1)
 	k.hdr.SetControllen(len(k.control))
-	err = c.sys.raw.Read(k.recv)
+	call := k.recv
+	if !wait {
+		call = k.once
+	}
+	err = c.sys.raw.Read(call)
 	k.iov[0].Base = nil
 	switch {
 	case err != nil:
 		return 0, 0, from, err
+	case k.errno == unix.EAGAIN:
+		return 0, 0, from, errNothing
 	case k.errno != 0:
 		return 0, 0, from, k.errno
 	}
