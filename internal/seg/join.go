@@ -30,6 +30,7 @@ type Joiner struct {
 	count   int
 	next    uint32 // TCP's sequence number
 	id      uint16 // IPv4's identification of the next
+	ipSum   uint32 // see ipv4Constant
 	partial bool   // the first's checksum was left out
 	joining bool   // another may follow
 }
@@ -120,6 +121,7 @@ func (j *Joiner) Add(out *tap.Batch, frame []byte, partial bool) Joined {
 	j.partial, j.joining = partial, true
 	if !h.v6 {
 		j.id = binary.BigEndian.Uint16(frame[h.l3+4:]) + 1
+		j.ipSum = ipv4Constant(frame[h.l3:h.l4])
 	}
 	if h.protocol == ProtocolTCP {
 		j.next = binary.BigEndian.Uint32(frame[h.l4+4:]) + uint32(j.size)
@@ -142,7 +144,8 @@ func (j *Joiner) joins(frame []byte, h *headers, partial bool) bool {
 	} else if !j.UDP || h.noChecksum(frame, partial) {
 		return false
 	}
-	return h.verified(frame, partial)
+	ip := frame[h.l3:]
+	return (h.v6 || Sum(ip[:ipv4HeaderLen], 0) == 0xffff) && h.verified(frame, partial)
 }
 
 // noChecksum: UDP's 0 means that the sender uses none.
@@ -151,14 +154,14 @@ func (h *headers) noChecksum(frame []byte, partial bool) bool {
 	return !partial && u[6] == 0 && u[7] == 0
 }
 
-// verified tells whether the checksums are right; a wrong one must not become a right one.
+// verified tells whether the transport's checksum is right; a wrong one must not become a
+// right one.
 func (h *headers) verified(frame []byte, partial bool) bool {
-	ip := frame[h.l3:]
-	if !h.v6 && Sum(ip[:ipv4HeaderLen], 0) != 0xffff {
-		return false
+	if partial {
+		return true
 	}
 	t := frame[h.l4:]
-	return partial || Sum(t, h.pseudo(ip, len(t))) == 0xffff
+	return Sum(t, h.pseudo(frame[h.l3:], len(t))) == 0xffff
 }
 
 // follows tells whether a frame is what comes behind the open ones.
@@ -177,8 +180,10 @@ func (j *Joiner) followsIP(ip, was []byte) bool {
 	if j.h.v6 { // all but the payload's length
 		return same32(ip, was) && same16(ip[6:], was[6:]) && bytes.Equal(ip[8:ipv6HeaderLen], was[8:ipv6HeaderLen])
 	}
-	// All but length, identification, which counts up, and checksum.
-	return same16(ip, was) && binary.BigEndian.Uint16(ip[4:]) == j.id && same32(ip[6:], was[6:]) && same64(ip[12:], was[12:])
+	// All but length, identification, which counts up, and checksum, which must be right.
+	length, sum := binary.BigEndian.Uint16(ip[2:]), binary.BigEndian.Uint16(ip[10:])
+	return same16(ip, was) && binary.BigEndian.Uint16(ip[4:]) == j.id && same32(ip[6:], was[6:]) && same64(ip[12:], was[12:]) &&
+		uint16(ipv4Sum(j.ipSum, length, j.id)) == ^sum
 }
 
 func (j *Joiner) followsTransport(t, first []byte) bool {

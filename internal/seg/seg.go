@@ -48,6 +48,7 @@ type Cutter struct {
 	headers headers
 	next    int // offset of the first payload byte that was not yet sent
 	index   uint32
+	ipSum   uint32 // see ipv4Constant
 }
 
 // Reset begins with frame, which must stay as it is until Next says done. mtu is
@@ -87,8 +88,16 @@ func (c *Cutter) resetSuper(frame []byte, o tap.Offload, mtu int) error {
 		return ErrTooLong
 	}
 	c.frame, c.offload, c.done = frame[:h.end], o, false
-	c.headers, c.next = h, h.payload
+	c.begin(h)
 	return nil
+}
+
+// begin readies c for the segments of c.frame.
+func (c *Cutter) begin(h headers) {
+	c.headers, c.next = h, h.payload
+	if !h.v6 {
+		c.ipSum = ipv4Constant(c.frame[h.l3:h.l4])
+	}
 }
 
 // Next appends finished frames to dst until all of the frame is there (true) or
@@ -162,9 +171,10 @@ func (c *Cutter) finishIP(p []byte) {
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-ipv6HeaderLen))
 		return
 	}
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-	binary.BigEndian.PutUint16(ip[4:], binary.BigEndian.Uint16(ip[4:])+uint16(c.index))
-	PutIPv4Checksum(ip[:h.l4-h.l3])
+	length, id := uint16(len(ip)), binary.BigEndian.Uint16(ip[4:])+uint16(c.index)
+	binary.BigEndian.PutUint16(ip[2:], length)
+	binary.BigEndian.PutUint16(ip[4:], id)
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(ipv4Sum(c.ipSum, length, id)))
 }
 
 // finishTCP moves the sequence number on and gives each flag to the segment that

@@ -47,7 +47,7 @@ func (c *Cutter) ResetSegment(frame []byte, o tap.Offload, mtu int) bool {
 	n := (payload + room - 1) / room
 	o = tap.Offload{GSO: tap.GSOTCP4, SegmentSize: uint16((payload + n - 1) / n), NeedsChecksum: o.NeedsChecksum}
 	c.frame, c.offload, c.done = frame, o, false
-	c.headers, c.next = h, h.payload
+	c.begin(h)
 	return true
 }
 
