@@ -11,7 +11,7 @@ import (
 	"github.com/viasnet/vias/internal/itest"
 )
 
-func TestIntegrationPrograms(t *testing.T) {
+func TestPrograms(t *testing.T) {
 	itest.Require(t, "go")
 	t.Setenv("VIAS_PROGRAMS", "")
 	const testsum = "github.com/viasnet/vias/internal/cmd/testsum"

@@ -121,6 +121,7 @@ func matchCases() []conformanceCase {
 		{"masked port range", caseMatchRange},
 		{"untagged and tagged", caseMatchVLAN},
 		{"fragments", caseMatchFragments},
+		{"an atomic fragment", caseMatchAtomic},
 		{"ARP", caseMatchARP},
 		{"ICMP type and code", caseMatchICMP},
 		{"IPv6 extension headers", caseMatchIPv6},
@@ -208,20 +209,35 @@ func caseMatchFragments(e *env) {
 	e.reaches(3, ip4(protoTCP, ipA, ipB, 0x2064, tcp(1, 80, "middle fragment")))
 	e.reaches(3, ip4(protoTCP, ipA, ipB, 0x0064, tcp(1, 80, "last fragment")))
 
-	a, b := [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}
-	fragment := func(offset byte, data string) []byte {
-		return ip6(44, a, b, slices.Concat([]byte{protoTCP, 0, 0, offset, 0, 0, 0, 9}, tcp(1, 80, data)))
-	}
+	e.addFragments6()
+	e.reaches(1, summed(ip6(protoTCP, ip6A, ip6B, tcp(1, 80, "whole"))))
+	e.reaches(3, fragment6(1, "first fragment"))
+	e.reaches(3, fragment6(8|1, "middle fragment"))
+	e.reaches(3, fragment6(8, "last fragment"))
+}
+
+// caseMatchAtomic: a fragment that is the whole packet is none (RFC 6946).
+func caseMatchAtomic(e *env) {
+	e.addFragments6()
+	e.reaches(1, fragment6(0, "all of it"))
+}
+
+var ip6A, ip6B = [16]byte{0xfd, 15: 1}, [16]byte{0xfd, 15: 2}
+
+// addFragments6 sends whole TCP packets over IPv6 to port 1, others with a TCP port to
+// port 2, and the rest to port 3.
+func (e *env) addFragments6() {
 	e.add(
 		ofctl.Flow{Priority: 3, Match: ofctl.TCP6(ofctl.NotFragment(), ofctl.TCPDst(80)), Apply: e.to(1)},
 		ofctl.Flow{Priority: 2, Match: ofctl.TCP6(ofctl.TCPDst(80)), Apply: e.to(2)},
 		ofctl.Flow{Priority: 1, Match: ofctl.IP6(), Apply: e.to(3)},
 	)
-	e.reaches(1, summed(ip6(protoTCP, a, b, tcp(1, 80, "whole"))))
-	e.reaches(3, fragment(1, "first fragment"))
-	e.reaches(3, fragment(8|1, "middle fragment"))
-	e.reaches(3, fragment(8, "last fragment"))
-	e.reaches(1, fragment(0, "atomic fragment: none"))
+}
+
+// fragment6 is a TCP packet over IPv6 behind a fragment header with that low byte of offset and
+// flag.
+func fragment6(offset byte, data string) []byte {
+	return ip6(44, ip6A, ip6B, slices.Concat([]byte{protoTCP, 0, 0, offset, 0, 0, 0, 9}, tcp(1, 80, data)))
 }
 
 // arp is an ARP frame, as A would broadcast it.
