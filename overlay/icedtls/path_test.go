@@ -1,3 +1,7 @@
+//go:build !race
+
+// Under the race detector a sync.Pool forgets some of what it is given.
+
 package icedtls
 
 import (

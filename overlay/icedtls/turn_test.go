@@ -153,4 +153,3 @@ func TestTurnOfAnEndedLink(t *testing.T) {
 		})
 	}
 }
-

@@ -38,13 +38,13 @@ type call struct {
 }
 
 func newCall() *call {
-	c := &call{}
-	c.prepare()
-	return c
+	k := &call{}
+	k.send = func(fd uintptr) bool { return k.do(unix.SYS_SENDMSG, fd) }
+	return k
 }
 
-func (k *call) prepare() {
-	k.send = func(fd uintptr) bool { return k.do(unix.SYS_SENDMSG, fd) }
+// receives readies k for receiving.
+func (k *call) receives() {
 	k.recv = func(fd uintptr) bool { return k.do(unix.SYS_RECVMSG, fd) }
 	k.once = func(fd uintptr) bool { _ = k.recv(fd); return true }
 }
@@ -66,7 +66,7 @@ func (c *Conn) open(buffers int) error {
 		return fmt.Errorf("udpio: %w", err)
 	}
 	c.sys.raw, c.sys.calls.New = raw, func() any { return newCall() }
-	c.sys.in.prepare()
+	c.sys.in.receives()
 	err = raw.Control(func(fd uintptr) {
 		family, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		c.sys.v6 = err == nil && family == unix.AF_INET6
