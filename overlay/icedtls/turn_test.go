@@ -1,6 +1,8 @@
 package icedtls
 
 import (
+	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -66,19 +68,27 @@ func (r *receiver) want(t testing.TB, n int) {
 	}
 }
 
-// two are links from two transports to one.
-func two(t testing.TB) (toOne, one, toOther, other *link) {
-	n := newTestNet()
+// star is links from two transports to one.
+type star struct {
+	toOne, one, toOther, other *link
+	mute                       atomic.Bool // nothing comes to the one any more
+}
+
+func newStar(t testing.TB) *star {
+	n, s := newTestNet(), &star{}
+	c := n.config
+	c.drop = func([]byte, netip.AddrPort) bool { return s.mute.Load() }
 	at := openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil)
-	toOne, one = connect(t, openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil), at)
-	toOther, other = connect(t, openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil), at)
-	return toOne, one, toOther, other
+	s.toOne, s.one = connect(t, openTransport(t, Open(c), overlaytest.NewIdentity(t), nil), at)
+	s.toOther, s.other = connect(t, openTransport(t, Open(c), overlaytest.NewIdentity(t), nil), at)
+	return s
 }
 
 // TestTurn: a receiver that has the turn gets what comes, long and short, and hands over what is
 // another link's, after which the turn is the socket's own goroutine's again.
 func TestTurn(t *testing.T) {
-	toOne, one, toOther, other := two(t)
+	s := newStar(t)
+	toOne, one, toOther, other := s.toOne, s.one, s.toOther, s.other
 	a, b := receive(one), receive(other)
 	lent(t, toOne, one, a)
 	run(t, toOne, 64)
@@ -97,7 +107,8 @@ func TestTurn(t *testing.T) {
 
 // TestTurnOfWhoDoesNotCome: who has the turn and does not receive stalls nobody.
 func TestTurnOfWhoDoesNotCome(t *testing.T) {
-	toOne, one, toOther, other := two(t)
+	s := newStar(t)
+	toOne, one, toOther, other := s.toOne, s.one, s.toOther, s.other
 	b := receive(other)
 	sealed(t, toOne, one, toOther, other)
 	turns := &one.session.transport.socket.turns
@@ -107,18 +118,26 @@ func TestTurnOfWhoDoesNotCome(t *testing.T) {
 	})
 	run(t, toOther, 20)
 	b.want(t, 20)
+	require.False(t, one.ended() || other.ended(), "their pings came, too")
 }
 
 // TestTurnAndTheAssociation: what comes by the association reaches a receiver that waits with
 // the turn.
 func TestTurnAndTheAssociation(t *testing.T) {
-	l, r := linkPair(t, nil)
-	at := receive(r)
-	lent(t, l, r, at)
-	_, err := l.conn.Write([]byte{recordData, 1, 2, 3})
+	s := newStar(t)
+	at := receive(s.one)
+	lent(t, s.toOne, s.one, at)
+	_, err := s.toOne.conn.Write([]byte{recordData, 1, 2, 3})
 	require.NoError(t, err)
 	at.want(t, 1)
-	run(t, l, 20)
+	until(t, "it waits", func() bool { return s.one.session.transport.socket.turns.now.Load() == &s.one.reading })
+	s.mute.Store(true)
+	d := s.one.session.transport.socket.pool.get()
+	d.n = copy(d.data, []byte{recordData, 1, 2, 3})
+	s.one.put(d) // as the association's goroutine does, though nothing else comes
+	at.want(t, 1)
+	s.mute.Store(false)
+	run(t, s.toOne, 20)
 	at.want(t, 20)
 }
 
@@ -134,9 +153,11 @@ func TestTurnOfAnEndedLink(t *testing.T) {
 		"in a row": func(_, r *link) { _, _ = r.Close(), r.session.transport.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			toOne, one, toOther, other := two(t)
+			s := newStar(t)
+			toOne, one, toOther, other := s.toOne, s.one, s.toOther, s.other
 			a, b := receive(one), receive(other)
 			lent(t, toOne, one, a)
+			s.mute.Store(name != "by peer") // so that nothing else wakes it
 			end(toOne, one)
 			select {
 			case err := <-a.end:
@@ -144,6 +165,7 @@ func TestTurnOfAnEndedLink(t *testing.T) {
 			case <-testContext(t).Done():
 				require.Fail(t, "RecvBatch waits")
 			}
+			s.mute.Store(false)
 			if other.ended() {
 				return
 			}
