@@ -84,11 +84,12 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 	}
 	defer socket.Close() // and with it goes its path
 	n := &node{cfg: cfg, log: log, since: time.Now(), policy: cfg.Policy, wanted: cfg.Endpoints, ofports: map[string]uint32{}}
+	joinTCP, joinUDP := takesSuperFrames(ctx, cfg)
 	config := vias.Config{
 		Name:      cfg.Network,
 		Identity:  identity,
 		Transport: n.transport(),
-		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: takesSuperFrames(ctx, cfg)}.Open,
+		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: joinTCP, JoinUDP: joinUDP}.Open,
 		OpenRate:  cfg.OpenRate,
 		Logger:    log,
 	}

@@ -50,6 +50,7 @@ func (n *node) transport() overlay.Opener {
 		Signal:          tcpsignal.Dial(n.cfg.Signal.TCP.String()),
 		Listen:          listen,
 		STUN:            n.cfg.STUN,
+		DTLSOnly:        n.cfg.DTLSOnly,
 		IncludeLoopback: listen.Addr().IsLoopback(),
 		// A path through the overlay's own device would be a loop.
 		Interfaces: func(name string) bool { return name != n.cfg.TAP.Name },
