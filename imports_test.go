@@ -37,6 +37,9 @@ var rooms = []room{
 	{"overlay/overlaytest", []string{"overlay", "tap"}, "the suite must run against any transport, so it knows none"},
 	{"overlay/icedtls", []string{"overlay", "tap", "internal/…"}, "a transport knows the contracts, not who uses it"},
 	{"overlay/tcpsignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
+	{"overlay/natssignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
+	{"overlay/xmppsignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
+	{"overlay/sealed", []string{"overlay", "tap"}, "an envelope knows neither what is in it nor who carries it"},
 	{"bypass!", []string{"overlay", "tap", "internal/seg"}, "bypass must not know which switch there is: Datapath is the only way to one"},
 	{"bypass/ofpath", []string{"bypass", "ofctl", "tap"}, "ofpath turns rules into OpenFlow, and nothing else"},
 	{"bypass/bypasstest", []string{"bypass", "tap", "internal/seg"}, "the suite must run against any datapath, so it knows none"},
@@ -56,7 +59,8 @@ var owners = []struct{ prefix, owner, why string }{
 	{"github.com/pion/", "overlay/icedtls", "pion's types would tie every host program to one version of it"},
 	{"github.com/google/gopacket", "bypass", "the classifier is the one place that parses with it"},
 	{"github.com/digitalocean/go-openvswitch", "ofctl/ovs", "it forks programs; the native client must not need it"},
-	{"github.com/nats-io/", "none", "a server of 17 MB is the host's choice"},
+	{"github.com/nats-io/nats-server/", "overlay/natssignal/embedded", "a server of 17 MB is the host's choice"},
+	{"github.com/nats-io/", "overlay/natssignal", "who signals otherwise pays nothing for NATS"},
 }
 
 // goList asks the go command about all packages of the module.
