@@ -60,6 +60,7 @@ var owners = []struct{ prefix, owner, why string }{
 	{"github.com/google/gopacket", "bypass", "the classifier is the one place that parses with it"},
 	{"github.com/digitalocean/go-openvswitch", "ofctl/ovs", "it forks programs; the native client must not need it"},
 	{"github.com/nats-io/nats-server/", "overlay/natssignal/embedded", "a server of 17 MB is the host's choice"},
+	{"mellium.im/", "overlay/xmppsignal", "who signals otherwise pays nothing for XMPP"},
 	{"github.com/nats-io/", "overlay/natssignal", "who signals otherwise pays nothing for NATS"},
 }
 
@@ -145,7 +146,7 @@ func exampleInternal(path string) bool {
 // A host program that plugs in nothing pays for nothing.
 func TestRootIsLight(t *testing.T) {
 	for _, d := range goList(t)[module].Deps {
-		for _, heavy := range []string{"github.com/pion/", "github.com/nats-io/", "github.com/digitalocean/", module + "/ofctl", module + "/bypass/ofpath", "github.com/vishvananda/", "testing"} {
+		for _, heavy := range []string{"github.com/pion/", "github.com/nats-io/", "mellium.im/", "github.com/digitalocean/", module + "/ofctl", module + "/bypass/ofpath", "github.com/vishvananda/", "testing"} {
 			if d == heavy || strings.HasSuffix(heavy, "/") && strings.HasPrefix(d, heavy) || strings.HasPrefix(d, heavy+"/") {
 				t.Errorf("the root depends on %s: a host pays for what it plugs in, and it did not", d)
 			}

@@ -20,6 +20,7 @@ need tcpdump tcpdump
 need curl curl
 need sysctl procps
 need gcc gcc libc6-dev # go test -race
+need prosody prosody
 need modprobe kmod # make test-kernel, in its own kernel
 
 [ -n "$missing" ] || exit 0
