@@ -10,12 +10,12 @@
 //	node id -identity FILE            print the peer ID, making the identity if need be
 //
 // The least node.json, for the overlay only; 10.99.0.1 is this host, and it serves
-// the rendezvous too:
+// NATS, over which nodes find each other, too:
 //
 //	{
 //	  "identity": "/var/lib/vias/identity.pem",
 //	  "network": "blue",
-//	  "signal": {"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"},
+//	  "signal": {"serve": "10.99.0.1:4222"},
 //	  "listen": "10.99.0.1:7400",
 //	  "tap": {"name": "vias0"},
 //	  "endpoints": [{"name": "c1", "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1"]}],
@@ -25,7 +25,8 @@
 //	  "status": "/run/vias/status.sock"
 //	}
 //
-// and what it takes besides to bypass:
+// (the others' has "signal": {"nats": {"urls": ["nats://10.99.0.1:4222"]}}), and what it
+// takes besides to bypass:
 //
 //	"bridge": "br0", "openflow": "unix:/run/openvswitch/br0.mgmt", "uplink": "eth0",
 //	"policy": {"default": "bypass", "rules": [{"port": 22, "action": "overlay"}]},
