@@ -52,7 +52,7 @@ func tapped(t *testing.T, mtu int) link {
 }
 
 func (p *taps) plug(t *testing.T, h, _ *diffHost) {
-	device, err := tap.LinuxConfig{Name: "g0", MTU: p.mtu, LeaveDown: true, Join: true}.Open(t.Context())
+	device, err := tap.LinuxConfig{Name: "g0", MTU: p.mtu, LeaveDown: true, Join: true, JoinUDP: true}.Open(t.Context())
 	require.NoError(t, err)
 	m := p.lab.node(nil)
 	_ = m.wire.Close()
@@ -82,6 +82,6 @@ func (p *taps) check(t *testing.T) {
 		s := m.Stats()
 		require.Equal(t, p.drops[i], s.Drops)
 		require.Zero(t, s.Device)
-		require.Greater(t, s.Sent.Frames, uint64(1000))
+		require.Greater(t, s.Sent.Frames, uint64(500)) // the fewer, the more were joined
 	}
 }

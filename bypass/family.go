@@ -119,8 +119,8 @@ func (l *loop) homeIs(f Family, is home, now time.Time) {
 		if p.family != f {
 			continue
 		}
-		if found && p.proof.phase == proofFailed {
-			p.proof.deadline = now
+		if found {
+			p.proof.again(now)
 		}
 		l.recheckRoute(p)
 	}

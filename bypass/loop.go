@@ -320,7 +320,7 @@ func (l *loop) switchUp(fresh bool, now time.Time) {
 		clear(p.gates)
 		if p.proof.phase != proofNone {
 			l.proofDo(p, p.proof.restart(ReasonSwitchDown, now))
-			p.proof.deadline = now
+			p.proof.again(now)
 		}
 		l.kick(p, now)
 	}

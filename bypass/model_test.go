@@ -232,7 +232,7 @@ func (n *modelNode) born() {
 	draws := rand.New(rand.NewPCG(w.rnd.Uint64(), 2))
 	n.host.Tweak(func(s *bypass.Seam) {
 		n.seam = s
-		few := func() uint64 { return draws.Uint64N(3) } // so that ports meet again soon
+		few := func() uint64 { return draws.Uint64N(2) } // so that ports meet again soon
 		s.Chance(draws.Uint64, few)
 		if plant := bypass.Bugs[w.bug]; plant != nil {
 			plant(s)

@@ -19,6 +19,17 @@ func TestRetries(t *testing.T) {
 	p.failQuietly(ReasonNone, now)
 	require.Equal(t, now.Add(proofRetryMax), p.deadline)
 	require.Equal(t, ReasonPeerFailed, p.reason)
+	p.failQuietly(ReasonProving, now)
+	require.Equal(t, now.Add(time.Second), p.deadline, "flows of an old address are leaving: nothing is wrong with the path")
+	p.failQuietly(ReasonTimeout, now)
+	require.Equal(t, now.Add(proofRetryMax), p.deadline, "but it does not make up for what was")
+	p.again(now)
+	require.Equal(t, now, p.deadline)
+	p.failQuietly(ReasonTimeout, now)
+	require.Equal(t, now.Add(time.Second), p.deadline)
+	p = &proof{phase: proofFresh, tries: 3}
+	p.again(now)
+	require.Zero(t, p.deadline, "nothing has failed")
 }
 
 // TestRoundTimesOut: a round ends when its time is over, whatever it waits for.

@@ -101,6 +101,22 @@ func resetBy(p *pair) {
 	})
 }
 
+// A path that failed for long is tried as often after a new link as a new one.
+func TestNewLinkStartsAfresh(t *testing.T) {
+	eachKind(t, func(t *testing.T, p *pair) {
+		p.bypassed(time.Second)
+		p.wire.Block(p.at(p.a), p.at(p.b), 0)
+		p.onOverlay(70 * time.Second)
+		<-time.After(time.Minute)
+		p.link(false)
+		p.link(true)
+		<-time.After(3500 * time.Millisecond) // a round is lost
+		p.wire.Unblock(p.at(p.a), p.at(p.b), 0)
+		require.LessOrEqual(t, p.bypassed(40*time.Second), 5*time.Second)
+		p.leave()
+	})
+}
+
 func TestPathLostAndFound(t *testing.T) {
 	for _, proto := range []bypass.Proto{0, bypass.TCP, bypass.UDP} {
 		eachKind(t, func(t *testing.T, p *pair) {

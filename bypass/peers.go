@@ -119,9 +119,7 @@ func (l *loop) pathUp(p *peer, now time.Time) {
 	for _, e := range sorted(p.flows) {
 		l.step(e, input{event: evLinkUp}, now)
 	}
-	if p.proof.phase == proofFailed {
-		p.proof.deadline = now // a new link is a reason to look again
-	}
+	p.proof.again(now)
 	l.announce(p, now)
 	l.kick(p, now)
 }
@@ -252,7 +250,7 @@ func (l *loop) reset(p *peer, epoch uint64, now time.Time) {
 		}
 		if p.proof.phase != proofNone {
 			l.prove(p, func() []proofAction { return p.proof.failQuietly(ReasonPeerRestarted, now) })
-			p.proof.deadline = now
+			p.proof.again(now)
 		}
 	}
 	p.epoch = epoch

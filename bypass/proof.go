@@ -295,6 +295,10 @@ func (p *proof) refused(m message, now time.Time) []proofAction {
 	if m.ID != p.round && p.phase != proofNone && p.phase != proofFailed {
 		return nil
 	}
+	if p.phase == proofFailed && m.ID == p.round { // it failed at both ends, and was counted
+		p.reason = refusal(m.Reason)
+		return nil
+	}
 	return p.failQuietly(refusal(m.Reason), now)
 }
 
@@ -337,10 +341,21 @@ func (p *proof) failQuietly(r Reason, now time.Time) []proofAction {
 	if r == ReasonFamily {
 		retry = proofRetryFamily
 	}
+	if r == ReasonProving {
+		retry = proofRetryMin // nothing is wrong with the path: the next round is waited for
+	} else {
+		p.tries++
+	}
 	p.phase, p.reason, p.since = proofFailed, r, now
-	p.tries++
 	p.deadline = now.Add(retry)
 	return nil
+}
+
+// again: there is a reason to look anew, at once and with short pauses.
+func (p *proof) again(now time.Time) {
+	if p.phase == proofFailed {
+		p.deadline, p.tries = now, 0
+	}
 }
 
 // due is when tick wants to be called next; zero = never.

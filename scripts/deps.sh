@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the programs that the integration tests and the lab start, where they are
-# missing. Debian and its like, as root. Prints nothing when nothing is missing.
+# missing; "deps.sh bench" those that make bench compares with. Debian and its like, as
+# root. Prints nothing when nothing is missing.
 set -eu
 
 missing=""
@@ -10,18 +11,25 @@ need() { # program package...
 	missing="$missing $*"
 }
 PATH="$PATH:/usr/sbin:/sbin"
-need ovs-vswitchd openvswitch-switch
-need iperf3 iperf3
-need nft nftables
-need ip iproute2
-need ping iputils-ping
-need ethtool ethtool
-need tcpdump tcpdump
-need curl curl
-need sysctl procps
-need gcc gcc libc6-dev # go test -race
-need prosody prosody
-need modprobe kmod # make test-kernel, in its own kernel
+if [ "${1:-}" = bench ]; then
+	need openvpn openvpn
+	need tincd tinc
+	need wg wireguard-tools
+	need openssl openssl
+else
+	need ovs-vswitchd openvswitch-switch
+	need iperf3 iperf3
+	need nft nftables
+	need ip iproute2
+	need ping iputils-ping
+	need ethtool ethtool
+	need tcpdump tcpdump
+	need curl curl
+	need sysctl procps
+	need gcc gcc libc6-dev # go test -race
+	need prosody prosody
+	need modprobe kmod # make test-kernel, in its own kernel
+fi
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -22,6 +22,9 @@ type LinuxConfig struct {
 	// datapath does, its user-space datapath only with userspace-tso-enable. For those who
 	// do not, super-frames are too long, and their checksums wrong.
 	Join bool
+	// JoinUDP is the same for UDP datagrams (Caps.JoinUDP): Open vSwitch's user-space
+	// datapath loses their super-frames, with userspace-tso-enable too. It needs Join.
+	JoinUDP bool
 	// NoOffload: let the kernel finish every frame; Caps is then zero. Much slower.
 	NoOffload bool
 }

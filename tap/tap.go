@@ -72,8 +72,11 @@ type Caps struct {
 	// writes finished frames only; the core finishes them beforehand.
 	Offload bool
 	// Join: with Offload, whoever gets the frames written takes TCP super-frames whole,
-	// so it is worth joining segments. Without it they are written as they came.
+	// so it is worth joining segments. Without it they are written as they came. It takes
+	// checksums that nobody has completed, too.
 	Join bool
+	// JoinUDP: the same for UDP, with USO.
+	JoinUDP bool
 	// USO: with Offload, super-frames written may be of kind GSOUDP too (Linux
 	// 6.2 on). Without it such frames are dropped.
 	USO bool

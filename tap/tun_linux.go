@@ -58,6 +58,7 @@ func (d *tun) setup(fd int, c LinuxConfig) error {
 		return fmt.Errorf("set offloads: %w", err)
 	}
 	caps.Join = c.Join && caps.Offload
+	caps.JoinUDP = c.JoinUDP && caps.Join && caps.USO
 	d.caps = caps
 	d.mtu, err = configure(c)
 	return err

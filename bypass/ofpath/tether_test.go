@@ -104,6 +104,28 @@ func TestLateRemoval(t *testing.T) {
 	})
 }
 
+// TestRemovalRoundedUp: a switch counts a flow's age in milliseconds, and so may make it older
+// than what we know of it. The event is the flow's all the same.
+func TestRemovalRoundedUp(t *testing.T) {
+	for _, added := range []time.Duration{0, 1, 300_000, 999_999} {
+		for _, lived := range []time.Duration{0, 1, 700_000, 999_999} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				r.bypassed()
+				<-time.After(added)
+				require.NoError(t, r.dp.Apply(t.Context(), change(1)))
+				<-time.After(time.Second + lived)
+				r.Delete(0x4d, bypass.Outbound, 5)
+				synctest.Wait()
+				require.Len(t, r.events, 2, "added at %v, gone at %v", added, lived)
+				lost := []bypass.Event{r.next(), r.next()}
+				require.ElementsMatch(t, []bypass.Event{
+					bypass.RuleLost{ID: 1, Direction: bypass.Outbound}, bypass.RuleLost{ID: 3, Direction: bypass.Outbound}}, lost)
+			})
+		}
+	}
+}
+
 // TestRefusedLease: a lease that was refused holds nothing, and a rule that was
 // refused replaces nothing.
 func TestRefusedLease(t *testing.T) {

@@ -151,8 +151,12 @@ func (d *datapath) flowRemoved(e ofctl.FlowRemoved) {
 	}
 }
 
+// grain is how much too long the age of a flow may be: Open vSwitch takes it between two
+// clocks of whole milliseconds.
+const grain = time.Millisecond
+
 // installed is when a flow that is gone was added, or later: an event may be late.
 func installed(e ofctl.FlowRemoved) time.Time {
 	age := time.Duration(e.DurationSeconds)*time.Second + time.Duration(e.DurationNanosecs)
-	return time.Now().Add(-age)
+	return time.Now().Add(grain - age)
 }

@@ -112,18 +112,18 @@ func (d database) tso(ctx context.Context) (bool, error) {
 }
 
 // takesSuperFrames tells whether what is behind the TAP does: the host's own stack and the
-// kernel datapath, and the user-space datapath with TSO. In doubt it does not.
-func takesSuperFrames(ctx context.Context, cfg *nodecfg.Config) bool {
+// kernel datapath, and for TCP the user-space datapath with TSO. In doubt it does not.
+func takesSuperFrames(ctx context.Context, cfg *nodecfg.Config) (tcp, udp bool) {
 	if cfg.Bridge == "" {
-		return true
+		return true, true
 	}
 	d := database{cfg.OVSDB}
 	kind, err := d.get(ctx, "bridge", cfg.Bridge, "datapath_type")
 	if err != nil || kind != "netdev" {
-		return err == nil
+		return err == nil, err == nil
 	}
 	tso, err := d.tso(ctx)
-	return tso && err == nil
+	return tso && err == nil, false
 }
 
 const checksums = "checksums on the bypass"

@@ -95,11 +95,12 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 			return err // now, and not while others wait
 		}
 	}
+	joinTCP, joinUDP := takesSuperFrames(ctx, cfg)
 	config := vias.Config{
 		Name:      cfg.Network,
 		Identity:  identity,
 		Transport: n.transport(signalling),
-		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: takesSuperFrames(ctx, cfg)}.Open,
+		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: joinTCP, JoinUDP: joinUDP}.Open,
 		OpenRate:  cfg.OpenRate,
 		Logger:    log,
 	}

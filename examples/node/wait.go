@@ -49,6 +49,7 @@ func (n *node) transport(signal overlay.SignalOpener) overlay.Opener {
 		Signal:          signal,
 		Listen:          listen,
 		STUN:            n.cfg.STUN,
+		DTLSOnly:        n.cfg.DTLSOnly,
 		IncludeLoopback: listen.Addr().IsLoopback(),
 		// A path through the overlay's own device would be a loop.
 		Interfaces: func(name string) bool { return name != n.cfg.TAP.Name },

@@ -22,11 +22,12 @@ const (
 	KindFrame    = 0 // an Ethernet frame
 	KindControl  = 1 // a segment of a Session
 	KindFragment = 2 // a part of an Ethernet frame: see package pump
+	KindPartial  = 3 // an Ethernet frame with TCP or UDP, whose checksum was left out
 )
 
 // Version of the control protocol, and of the kinds of datagrams. Peers of different
 // versions refuse each other.
-const Version = 2
+const Version = 3
 
 // Bounds.
 const (

@@ -81,6 +81,12 @@ func (c *Counter) Add(bytes int) {
 	c.bytes.Add(uint64(bytes))
 }
 
+// AddN counts several.
+func (c *Counter) AddN(frames, bytes int) {
+	c.packets.Add(uint64(frames))
+	c.bytes.Add(uint64(bytes))
+}
+
 // Packets and Bytes are snapshots.
 func (c *Counter) Packets() uint64 { return c.packets.Load() }
 

@@ -34,6 +34,9 @@ type Config struct {
 	Listen netip.AddrPort `json:"listen"`
 	// STUN servers, "HOST:PORT", tell the overlay's address as seen from outside.
 	STUN []string `json:"stun,omitempty"`
+	// DTLSOnly has DTLS records carry frames too: slower, and nothing of our own. One end
+	// that wants it is enough.
+	DTLSOnly bool `json:"dtls_only,omitempty"`
 
 	// Bridge is the Open vSwitch bridge; "" = no bypass.
 	Bridge string `json:"bridge,omitempty"`

@@ -80,6 +80,7 @@ const (
 // fragment finishes a frame, or cuts a super-frame of UDP, and appends what comes of it, in as many
 // datagrams as it takes.
 func (o *Out) fragment(p *Port, frame []byte, f tap.Offload, mtu int) error {
+	o.cutter.Partial = false
 	if err := o.cutter.Reset(frame, f, mtu); err != nil {
 		return err
 	}
@@ -98,6 +99,7 @@ func (o *Out) fragment(p *Port, frame []byte, f tap.Offload, mtu int) error {
 
 // fragmentIP does the same with packets that are longer than mtu, but may be cut by routers.
 func (o *Out) fragmentIP(p *Port, frame []byte, f tap.Offload, mtu int) error {
+	o.cutter.Partial = false
 	if err := o.cutter.Reset(frame, f, o.Device.MTU()); err != nil {
 		return err
 	}

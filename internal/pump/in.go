@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	inFrames = 64
-	inBytes  = 2 * tap.MaxFrame
+	inFrames = 256
+	inBytes  = 3 * tap.MaxFrame
 )
 
 // InConfig is what In needs.
@@ -31,10 +31,13 @@ type InConfig struct {
 //
 //	batch from the link
 //	 1. kind: control goes to the session, fragments until they are a frame
-//	 2. source check: the peer speaks only for what it announced
-//	 3. destination: here or unknown, never another link
-//	 4. note the flow
-//	one write to the device, which takes super-frames or does not
+//	 2. join what follows each other, if the device takes super-frames
+//	 3. source check: the peer speaks only for what it announced
+//	 4. destination: here or unknown, never another link
+//	 5. note the flow
+//	one write to the device
+//
+// What is joined has the same addresses, so one check is as good as one for each.
 type In struct {
 	InConfig
 	classifier *bypass.Classifier
@@ -73,7 +76,11 @@ func (in *In) Batch(b *tap.Batch) error {
 	in.view, in.now = in.Stations.View(), time.Now()
 	in.fragments.expire(in.now)
 	in.moved = 0
-	controls := 0
+	joins, controls := in.Writer.caps.Join, 0
+	if joins && in.joined == nil {
+		in.joined = tap.NewBatch(inFrames, inBytes)
+		in.joiner.UDP = in.Writer.caps.JoinUDP
+	}
 	for i := range b.Len() {
 		in.keep[i] = false
 		d := b.Frame(i)
@@ -81,13 +88,20 @@ func (in *In) Batch(b *tap.Batch) error {
 			in.Counters.Drop(InMalformed)
 			continue
 		}
-		switch d[0] {
-		case control.KindFrame:
+		switch kind := d[0]; kind {
+		case control.KindFrame, control.KindPartial:
+			if joins {
+				in.join(d[1:], kind == control.KindPartial)
+				continue
+			}
 			b.Trim(i, 1)
-			in.keep[i] = in.frame(b.Frame(i))
+			in.keep[i] = in.finished(b.Frame(i), kind == control.KindPartial) && in.frame(b.Frame(i), 1)
 		case control.KindFragment:
 			in.fragment(b, i)
 		case control.KindControl:
+			if joins {
+				in.flushJoined() // by what was known when they were sent
+			}
 			if err := in.Control(d); err != nil {
 				return err
 			}
@@ -106,6 +120,19 @@ func (in *In) Batch(b *tap.Batch) error {
 	return nil
 }
 
+// finished completes a checksum that was left out; false: it cannot have been.
+func (in *In) finished(frame []byte, partial bool) bool {
+	if !partial {
+		return true
+	}
+	o, ok := seg.Partial(frame)
+	if !ok || seg.Complete(frame, o) != nil {
+		in.Counters.Drop(InMalformed)
+		return false
+	}
+	return true
+}
+
 // fragment takes the i-th datagram. A frame that it completes comes behind those before it.
 func (in *In) fragment(b *tap.Batch, i int) {
 	if !in.Port.ready.Load() {
@@ -113,7 +140,14 @@ func (in *In) fragment(b *tap.Batch, i int) {
 		return
 	}
 	frame := in.fragments.add(b.Frame(i), in.now)
-	if frame == nil || !in.frame(frame) {
+	if frame == nil {
+		return
+	}
+	if in.Writer.caps.Join {
+		in.join(frame, false)
+		return
+	}
+	if !in.frame(frame, 1) {
 		return
 	}
 	if in.mixed == nil {
@@ -141,9 +175,46 @@ func (in *In) mix(frame []byte) {
 	in.mixed.Append(frame, tap.Offload{})
 }
 
+// join appends a frame to what goes to the device, perhaps to the one before it: a cut
+// super-frame becomes one again.
+func (in *In) join(frame []byte, partial bool) {
+	joined := in.joiner.Add(in.joined, frame, partial)
+	if joined == seg.Full {
+		in.flushJoined()
+		joined = in.joiner.Add(in.joined, frame, partial)
+	}
+	if joined != seg.Taken {
+		in.Counters.Drop(InMalformed)
+	}
+}
+
+// flushJoined writes what was joined, if it is to be kept.
+func (in *In) flushJoined() {
+	in.joiner.Flush(in.joined)
+	in.joined.Drop(func(i int) bool {
+		return in.frame(in.joined.Frame(i), segments(in.joined.Frame(i), in.joined.Offload(i)))
+	})
+	if in.joined.Len() > 0 {
+		in.Writer.Write(in.joined)
+	}
+	in.joined.Reset()
+}
+
+// segments is how many frames were joined.
+func segments(frame []byte, o tap.Offload) int {
+	if o.GSO == tap.GSONone {
+		return 1
+	}
+	return ceil(len(frame)-int(o.HeaderLen), int(o.SegmentSize))
+}
+
 // write writes the frames that are to be kept: those of b as they are, if no others stand
 // among them.
 func (in *In) write(b *tap.Batch) {
+	if in.joined != nil {
+		in.flushJoined()
+		return
+	}
 	if in.mixed != nil && in.mixed.Len() > 0 {
 		in.move(b, b.Len())
 		in.Writer.Write(in.mixed)
@@ -151,35 +222,13 @@ func (in *In) write(b *tap.Batch) {
 		return
 	}
 	b.Drop(func(i int) bool { return in.keep[i] })
-	switch {
-	case b.Len() > 1 && in.Writer.joins:
-		in.join(b)
-	case b.Len() > 0:
+	if b.Len() > 0 {
 		in.Writer.Write(b)
 	}
 }
 
-// join writes b's frames, segments that follow each other as super-frames: a cut
-// super-frame becomes one again.
-func (in *In) join(b *tap.Batch) {
-	if in.joined == nil {
-		in.joined = tap.NewBatch(inFrames, inBytes)
-	}
-	flush := func() {
-		in.joiner.Flush(in.joined)
-		in.Writer.Write(in.joined)
-		in.joined.Reset()
-	}
-	for i := range b.Len() {
-		for !in.joiner.Add(in.joined, b.Frame(i)) {
-			flush()
-		}
-	}
-	flush()
-}
-
-// frame tells whether a frame goes to the device.
-func (in *In) frame(frame []byte) bool {
+// frame tells whether a frame, which was so many segments, goes to the device.
+func (in *In) frame(frame []byte, segments int) bool {
 	if !in.Port.ready.Load() {
 		in.Counters.Drop(InEarly)
 		return false
@@ -199,18 +248,18 @@ func (in *In) frame(frame []byte) bool {
 		in.Counters.Drop(InNotHere)
 		return false
 	}
-	in.Port.In.Add(len(frame))
+	in.Port.In.AddN(segments, len(frame))
 	in.Counters.InFrames.Add(1)
 	in.Counters.InBytes.Add(uint64(len(frame)))
 	if to != nil {
-		in.flow(frame, from)
+		in.flow(frame, segments, from)
 	}
 	return true
 }
 
 // flow notes a frame of a flow that could be bypassed, so that its receiver knows
 // of it as well.
-func (in *In) flow(frame []byte, from *l2.Station) {
+func (in *In) flow(frame []byte, segments int, from *l2.Station) {
 	p := &in.packet
 	in.classifier.Classify(frame, p)
 	if p.Reason != bypass.ReasonNone {
@@ -230,7 +279,7 @@ func (in *In) flow(frame []byte, from *l2.Station) {
 	default: // a reset is all that a scan gets; what the workload says itself shows nothing
 		in.Opened(e, p.Dst)
 	}
-	e.In.Add(len(frame))
+	e.In.AddN(segments, len(frame))
 	if !in.Bypass {
 		e.SetReason(bypass.ReasonNoHost)
 	}

@@ -79,7 +79,7 @@ func (e *ends) addIPv6(tb testing.TB) {
 
 // receive gives the link's datagrams to In, some at a time.
 func (e *ends) receive(tb testing.TB, r *rand.Rand) {
-	b := tap.NewBatch(inFrames, inBytes)
+	b := tap.NewBatch(inFrames, inFrames*1500)
 	for len(e.wire.datagrams) > 0 {
 		b.Reset()
 		n := min(1+r.IntN(inFrames), len(e.wire.datagrams))

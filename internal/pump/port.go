@@ -165,7 +165,7 @@ var ErrDevice = errors.New("device")
 // Writer lets many links write to the one device.
 type Writer struct {
 	failed chan error // room for one
-	joins  bool       // the device takes TCP super-frames
+	caps   tap.Caps
 
 	mu     sync.Mutex // a Device allows one writer at a time
 	device tap.Device
@@ -174,7 +174,7 @@ type Writer struct {
 
 // NewWriter makes a Writer. It does not own d.
 func NewWriter(d tap.Device) *Writer {
-	return &Writer{device: d, joins: d.Caps().Join, failed: make(chan error, 1)}
+	return &Writer{device: d, caps: d.Caps(), failed: make(chan error, 1)}
 }
 
 // Write writes b's frames. It has no error: the link that a frame came by has no

@@ -14,6 +14,7 @@ import (
 func (o *Out) send(p *Port, frame []byte, f tap.Offload) (mtu int) {
 	o.open(p)
 	mtu = p.DeviceMTU(o.Device.MTU())
+	o.cutter.Partial = true // but not for frames that go in fragments
 	var err error
 	switch {
 	case f.GSO == tap.GSOTCP4 || f.GSO == tap.GSOTCP6:
@@ -59,18 +60,26 @@ func (o *Out) flush(p *Port) {
 	if b.Len() == 0 {
 		return
 	}
-	frames := 0
+	frames, whole, bytes := 0, 0, 0
 	for i := range b.Len() {
 		switch p.kinds[i] {
 		case wholeFrame:
-			p.Out.Add(len(b.Frame(i)))
+			kind := byte(control.KindFrame)
+			if b.Offload(i).NeedsChecksum {
+				kind = control.KindPartial
+				b.SetOffload(i, tap.Offload{})
+			}
 			b.Trim(i, -1)
-			b.Frame(i)[0] = control.KindFrame
-			frames++
+			d := b.Frame(i)
+			d[0] = kind
+			bytes += len(d) - 1
+			whole++
 		case lastPart:
 			frames++
 		}
 	}
+	p.Out.AddN(whole, bytes)
+	frames += whole
 	if err := p.Send(b); err != nil {
 		o.Counters.DropN(OutLinkError, frames)
 	}

@@ -83,6 +83,19 @@ func PutIPv4Checksum(header []byte) {
 	binary.BigEndian.PutUint16(header[10:], Checksum(header, 0))
 }
 
+// ipv4Constant is the sum of what is the same in an IPv4 header for each segment of a
+// super-frame: all but length, identification and checksum.
+func ipv4Constant(header []byte) uint32 {
+	return fold(uint64(Sum(header[:2], 0)) + uint64(Sum(header[6:10], 0)) + uint64(Sum(header[12:], 0)))
+}
+
+// ipv4Sum is the sum of the header, without its checksum.
+func ipv4Sum(constant uint32, length, id uint16) uint32 {
+	sum := constant + uint32(length) + uint32(id)
+	sum = sum>>16 + sum&0xffff
+	return sum>>16 + sum&0xffff
+}
+
 // Update is the checksum after the bytes old that it covers were replaced by new,
 // of the same, even, length and at an even offset (RFC 1624, equation 3). UDP's
 // rules for 0 are the caller's.

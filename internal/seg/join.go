@@ -7,13 +7,13 @@ import (
 	"github.com/viasnet/vias/tap"
 )
 
-// Joiner makes super-frames of finished TCP segments that follow each other, as receive
-// offload does in a kernel or a card (GRO): whoever takes them does so once, and not for
-// each. Only what a Cutter would cut into the very same segments again is joined. The zero
+// Joiner makes super-frames of TCP segments, or of UDP datagrams, that follow each other, as
+// receive offload does in a kernel or a card (GRO): whoever takes them does so once, and not for
+// each. Only what a Cutter would cut into the very same frames again is joined. The zero
 // Joiner is ready; it belongs to one goroutine and allocates nothing.
 //
 //	for _, frame := range frames {
-//		for !j.Add(out, frame) {
+//		for j.Add(out, frame, false) == Full {
 //			j.Flush(out)
 //			send(out)
 //		}
@@ -21,107 +21,198 @@ import (
 //	j.Flush(out)
 //	send(out)
 type Joiner struct {
+	UDP bool // join UDP too
+
 	open    []byte // memory of out, behind its last frame; nil = nothing is open
 	n       int    // bytes of open
 	h       headers
 	size    int // payload of each segment
 	count   int
-	next    uint32 // sequence number
+	next    uint32 // TCP's sequence number
+	id      uint16 // IPv4's identification of the next
+	ipSum   uint32 // see ipv4Constant
+	partial bool   // the first's checksum was left out
 	joining bool   // another may follow
 }
+
+// Joined is what became of a frame that was added.
+type Joined uint8
+
+// Taken: it is in out, or will be. Full: out is full, and nothing was taken. Unfit: its
+// checksum cannot have been left out, and nothing was taken.
+const (
+	Taken Joined = iota
+	Full
+	Unfit
+)
 
 // Flush makes what is open a frame of out. out must be the one that Add had.
 func (j *Joiner) Flush(out *tap.Batch) {
 	if j.open == nil {
 		return
 	}
-	f, h := j.open[:j.n], &j.h
-	var o tap.Offload
-	if j.count > 1 {
-		ip, t := f[h.l3:], f[h.l4:]
-		o = tap.Offload{NeedsChecksum: true, ChecksumStart: uint16(h.l4), ChecksumOffset: tcpChecksumOffset,
-			GSO: tap.GSOTCP4, SegmentSize: uint16(j.size), HeaderLen: uint16(h.payload)}
-		if h.v6 {
-			o.GSO = tap.GSOTCP6
-			binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-ipv6HeaderLen))
-		} else {
-			binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-			PutIPv4Checksum(ip[:ipv4HeaderLen])
-		}
-		binary.BigEndian.PutUint16(t[tcpChecksumOffset:], uint16(h.pseudo(ip, len(t))))
-	}
-	out.Commit(j.n, o)
+	out.Commit(j.n, j.finish())
 	j.open = nil
 }
 
-// Add takes a finished frame: it joins what is open, or begins anew. It copies the frame.
-// false: out is full, and nothing was taken; an empty out takes any frame that it was made
-// for.
-func (j *Joiner) Add(out *tap.Batch, frame []byte) bool {
+// finish writes the headers of what is open.
+func (j *Joiner) finish() (o tap.Offload) {
+	f, h := j.open[:j.n], &j.h
+	if j.count == 1 {
+		if j.partial {
+			o = h.pseudoOnly(f)
+		}
+		return o
+	}
+	ip := f[h.l3:]
+	if h.v6 {
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-ipv6HeaderLen))
+	} else {
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+		PutIPv4Checksum(ip[:ipv4HeaderLen])
+	}
+	if h.protocol == ProtocolUDP {
+		binary.BigEndian.PutUint16(f[h.l4+4:], uint16(len(f)-h.l4))
+	}
+	o = h.pseudoOnly(f)
+	o.SegmentSize, o.HeaderLen = uint16(j.size), uint16(h.payload)
+	switch {
+	case h.protocol == ProtocolUDP:
+		o.GSO = tap.GSOUDP
+	case h.v6:
+		o.GSO = tap.GSOTCP6
+	default:
+		o.GSO = tap.GSOTCP4
+	}
+	return o
+}
+
+// Add takes a frame: it joins what is open, or begins anew. It copies the frame, which is a
+// finished one, or, if partial, one whose checksum was left out (Cutter.Partial). An empty out
+// takes any frame that it was made for.
+func (j *Joiner) Add(out *tap.Batch, frame []byte, partial bool) Joined {
 	h, ok := parse(frame)
-	ok = ok && h.joins(frame)
+	if partial && !(ok && h.whole(frame)) {
+		return Unfit
+	}
 	if j.open != nil {
-		if ok && j.follows(frame, &h) {
+		if ok && j.follows(frame, &h, partial) {
 			j.append(frame, &h)
-			return true
+			return Taken
 		}
 		j.Flush(out)
 	}
-	if !ok {
-		return out.Append(frame, tap.Offload{})
+	if !ok || !j.joins(frame, &h, partial) {
+		var o tap.Offload
+		if partial {
+			o = h.pseudoOnly(frame)
+		}
+		if !out.Append(frame, o) {
+			return Full
+		}
+		return Taken
 	}
 	const longest = tap.HeaderLen + 0xffff // as long as an IP packet can say
 	room := out.Reserve(min(max(out.Free(), len(frame)), longest))
 	if room == nil {
-		return false
+		return Full
 	}
 	j.open, j.n, j.h, j.size, j.count = room, copy(room, frame), h, h.end-h.payload, 1
-	j.next = binary.BigEndian.Uint32(frame[h.l4+4:]) + uint32(j.size)
-	j.joining = frame[h.l4+13]&tcpPSH == 0
-	return true
+	j.partial, j.joining = partial, true
+	if !h.v6 {
+		j.id = binary.BigEndian.Uint16(frame[h.l3+4:]) + 1
+		j.ipSum = ipv4Constant(frame[h.l3:h.l4])
+	}
+	if h.protocol == ProtocolTCP {
+		j.next = binary.BigEndian.Uint32(frame[h.l4+4:]) + uint32(j.size)
+		j.joining = frame[h.l4+13]&tcpPSH == 0
+	}
+	return Taken
 }
 
-// joins tells whether a frame is a segment that may be one of a super-frame's: untagged, with
-// data, without anything that belongs to one segment alone, and sound.
-func (h *headers) joins(frame []byte) bool {
+// joins tells whether a frame may be one of a super-frame's: untagged, with data, without
+// anything that belongs to one segment alone, and sound.
+func (j *Joiner) joins(frame []byte, h *headers, partial bool) bool {
 	const ack = 0x10
-	return h.protocol == ProtocolTCP && h.l3 == tap.HeaderLen && h.end == len(frame) && h.payload < h.end &&
-		h.plainIP() == h.l4 && frame[h.l4+13]&^tcpPSH == ack && h.plainTCP(frame) && h.sound(frame, tap.Offload{})
+	if h.l3 != tap.HeaderLen || h.payload == h.end || h.plainIP() != h.l4 || !h.whole(frame) {
+		return false
+	}
+	if h.protocol == ProtocolTCP {
+		if frame[h.l4+13]&^tcpPSH != ack || !h.plainTCP(frame) {
+			return false
+		}
+	} else if !j.UDP || h.noChecksum(frame, partial) {
+		return false
+	}
+	ip := frame[h.l3:]
+	return (h.v6 || Sum(ip[:ipv4HeaderLen], 0) == 0xffff) && h.verified(frame, partial)
+}
+
+// noChecksum: UDP's 0 means that the sender uses none.
+func (h *headers) noChecksum(frame []byte, partial bool) bool {
+	u := frame[h.l4:]
+	return !partial && u[6] == 0 && u[7] == 0
+}
+
+// verified tells whether the transport's checksum is right; a wrong one must not become a
+// right one.
+func (h *headers) verified(frame []byte, partial bool) bool {
+	if partial {
+		return true
+	}
+	t := frame[h.l4:]
+	return Sum(t, h.pseudo(frame[h.l3:], len(t))) == 0xffff
 }
 
 // follows tells whether a frame is what comes behind the open ones.
-func (j *Joiner) follows(frame []byte, h *headers) bool {
+func (j *Joiner) follows(frame []byte, h *headers, partial bool) bool {
 	n, o := h.end-h.payload, j.open
-	if !j.joining || h.l4 != j.h.l4 || h.payload != j.h.payload || n > j.size || j.n+n > len(o) {
+	if !j.joining || h.l4 != j.h.l4 || h.payload != j.h.payload || h.end != len(frame) ||
+		n == 0 || n > j.size || j.n+n > len(o) || h.protocol != j.h.protocol || h.v6 != j.h.v6 {
 		return false
 	}
-	ip, was := frame[h.l3:], o[h.l3:]
-	if h.v6 {
-		// All but the payload's length.
-		if !bytes.Equal(ip[:4], was[:4]) || !bytes.Equal(ip[6:ipv6HeaderLen], was[6:ipv6HeaderLen]) {
-			return false
-		}
-	} else {
-		// All but length, identification, which counts up, and checksum.
-		id := binary.BigEndian.Uint16(was[4:]) + uint16(j.count)
-		if !bytes.Equal(ip[:2], was[:2]) || binary.BigEndian.Uint16(ip[4:]) != id ||
-			!bytes.Equal(ip[6:10], was[6:10]) || !bytes.Equal(ip[12:ipv4HeaderLen], was[12:ipv4HeaderLen]) {
-			return false
-		}
-	}
-	t, first := frame[h.l4:h.payload], o[h.l4:h.payload]
-	return bytes.Equal(frame[:tap.HeaderLen], o[:tap.HeaderLen]) && // addresses
-		bytes.Equal(t[:4], first[:4]) && binary.BigEndian.Uint32(t[4:]) == j.next && // ports, sequence number
-		bytes.Equal(t[8:13], first[8:13]) && // acknowledgement, header's length
-		bytes.Equal(t[14:16], first[14:16]) && bytes.Equal(t[18:], first[18:]) // window, urgent pointer, options
+	return same64(frame, o) && same64(frame[6:], o[6:]) && // Ethernet
+		j.followsIP(frame[h.l3:], o[h.l3:]) && j.followsTransport(frame[h.l4:h.payload], o[h.l4:h.payload]) &&
+		(h.protocol == ProtocolTCP || h.whole(frame) && !h.noChecksum(frame, partial)) && h.verified(frame, partial)
 }
+
+func (j *Joiner) followsIP(ip, was []byte) bool {
+	if j.h.v6 { // all but the payload's length
+		return same32(ip, was) && same16(ip[6:], was[6:]) && bytes.Equal(ip[8:ipv6HeaderLen], was[8:ipv6HeaderLen])
+	}
+	// All but length, identification, which counts up, and checksum, which must be right.
+	length, sum := binary.BigEndian.Uint16(ip[2:]), binary.BigEndian.Uint16(ip[10:])
+	return same16(ip, was) && binary.BigEndian.Uint16(ip[4:]) == j.id && same32(ip[6:], was[6:]) && same64(ip[12:], was[12:]) &&
+		uint16(ipv4Sum(j.ipSum, length, j.id)) == ^sum
+}
+
+func (j *Joiner) followsTransport(t, first []byte) bool {
+	if !same32(t, first) { // ports
+		return false
+	}
+	if j.h.protocol == ProtocolUDP {
+		return true
+	}
+	return binary.BigEndian.Uint32(t[4:]) == j.next &&
+		same32(t[8:], first[8:]) && t[12] == first[12] && // acknowledgement, header's length
+		(t[13]^first[13])&^tcpPSH == 0 && // flags
+		same16(t[14:], first[14:]) && bytes.Equal(t[18:], first[18:]) // window, urgent pointer, options
+}
+
+func same16(a, b []byte) bool { return binary.NativeEndian.Uint16(a) == binary.NativeEndian.Uint16(b) }
+func same32(a, b []byte) bool { return binary.NativeEndian.Uint32(a) == binary.NativeEndian.Uint32(b) }
+func same64(a, b []byte) bool { return binary.NativeEndian.Uint64(a) == binary.NativeEndian.Uint64(b) }
 
 func (j *Joiner) append(frame []byte, h *headers) {
 	n := h.end - h.payload
 	j.n += copy(j.open[j.n:], frame[h.payload:h.end])
 	j.next += uint32(n)
+	j.id++
 	j.count++
-	psh := frame[h.l4+13] & tcpPSH
-	j.open[h.l4+13] |= psh // it belongs to the last
-	j.joining = n == j.size && psh == 0
+	j.joining = n == j.size
+	if h.protocol == ProtocolTCP {
+		psh := frame[h.l4+13] & tcpPSH
+		j.open[h.l4+13] |= psh // it belongs to the last
+		j.joining = j.joining && psh == 0
+	}
 }

@@ -25,6 +25,10 @@ var (
 // Cutter makes finished frames of one frame after another. The zero Cutter is
 // ready; it belongs to one goroutine and allocates nothing.
 //
+// With Partial it leaves out the checksums of TCP and UDP that it would have to compute:
+// such a frame has an Offload that says so, and 0 in its field. That is for a way on which
+// nothing can change, to somebody who knows it (Partial, Joiner).
+//
 //	for i := range in.Len() {
 //		if c.Reset(in.Frame(i), in.Offload(i), mtu) != nil {
 //			continue // counted as dropped
@@ -34,6 +38,8 @@ var (
 //		}
 //	}
 type Cutter struct {
+	Partial bool // set before Reset
+
 	frame   []byte
 	offload tap.Offload
 	done    bool
@@ -42,6 +48,7 @@ type Cutter struct {
 	headers headers
 	next    int // offset of the first payload byte that was not yet sent
 	index   uint32
+	ipSum   uint32 // see ipv4Constant
 }
 
 // Reset begins with frame, which must stay as it is until Next says done. mtu is
@@ -52,7 +59,7 @@ type Cutter struct {
 // with SACK blocks would be longer than the MTU, and nobody would take it. UDP's is how
 // the sender cut its data, and stays.
 func (c *Cutter) Reset(frame []byte, o tap.Offload, mtu int) error {
-	*c = Cutter{done: true}
+	*c = Cutter{Partial: c.Partial, done: true}
 	if o.GSO != tap.GSONone {
 		return c.resetSuper(frame, o, mtu)
 	}
@@ -81,23 +88,30 @@ func (c *Cutter) resetSuper(frame []byte, o tap.Offload, mtu int) error {
 		return ErrTooLong
 	}
 	c.frame, c.offload, c.done = frame[:h.end], o, false
-	c.headers, c.next = h, h.payload
+	c.begin(h)
 	return nil
+}
+
+// begin readies c for the segments of c.frame.
+func (c *Cutter) begin(h headers) {
+	c.headers, c.next = h, h.payload
+	if !h.v6 {
+		c.ipSum = ipv4Constant(c.frame[h.l3:h.l4])
+	}
 }
 
 // Next appends finished frames to dst until all of the frame is there (true) or
 // dst is full (false): then send and Reset dst, and call again. dst must be made
 // for frames of the MTU with a VLAN tag; a frame that even an empty dst cannot
 // hold is given up, so that the loop ends. Each appended frame has its whole
-// headroom, and its Offload is zero.
+// headroom, and its Offload is zero, or tells of the checksum that was left out.
 func (c *Cutter) Next(dst *tap.Batch) (done bool) {
 	for !c.done {
 		room := c.frame
 		if c.offload.GSO == tap.GSONone {
 			if p := dst.Reserve(len(room)); p != nil {
 				copy(p, room)
-				_ = Complete(p, c.offload) // Reset checked it
-				dst.Commit(len(p), tap.Offload{})
+				dst.Commit(len(p), c.finish(p))
 				c.done = true
 				return true
 			}
@@ -112,6 +126,17 @@ func (c *Cutter) Next(dst *tap.Batch) (done bool) {
 	return true
 }
 
+// finish completes the checksum of a frame that is no super-frame, or leaves it out.
+func (c *Cutter) finish(p []byte) tap.Offload {
+	if c.Partial && c.offload.NeedsChecksum {
+		if h, ok := parse(p); ok && h.whole(p) && int(c.offload.ChecksumStart) == h.l4 && c.offload.ChecksumOffset == h.checksumOffset() {
+			return h.leaveOut(p)
+		}
+	}
+	_ = Complete(p, c.offload) // Reset checked it
+	return tap.Offload{}
+}
+
 // nextSegment appends the next segment of a super-frame; false if dst is full.
 func (c *Cutter) nextSegment(dst *tap.Batch) bool {
 	h := &c.headers
@@ -124,12 +149,13 @@ func (c *Cutter) nextSegment(dst *tap.Batch) bool {
 	copy(p[h.payload:], c.frame[c.next:c.next+n])
 	last := c.next+n == h.end
 	c.finishIP(p)
+	var o tap.Offload
 	if h.protocol == ProtocolTCP {
-		c.finishTCP(p, last)
+		o = c.finishTCP(p, last)
 	} else {
-		c.finishUDP(p)
+		o = c.finishUDP(p)
 	}
-	dst.Commit(len(p), tap.Offload{})
+	dst.Commit(len(p), o)
 	c.next += n
 	c.index++
 	c.done = last
@@ -145,15 +171,16 @@ func (c *Cutter) finishIP(p []byte) {
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-ipv6HeaderLen))
 		return
 	}
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-	binary.BigEndian.PutUint16(ip[4:], binary.BigEndian.Uint16(ip[4:])+uint16(c.index))
-	PutIPv4Checksum(ip[:h.l4-h.l3])
+	length, id := uint16(len(ip)), binary.BigEndian.Uint16(ip[4:])+uint16(c.index)
+	binary.BigEndian.PutUint16(ip[2:], length)
+	binary.BigEndian.PutUint16(ip[4:], id)
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(ipv4Sum(c.ipSum, length, id)))
 }
 
 // finishTCP moves the sequence number on and gives each flag to the segment that
 // it belongs to: FIN and PSH to the last, CWR to the first (RFC 3168, section
 // 6.1.2: once is enough).
-func (c *Cutter) finishTCP(p []byte, last bool) {
+func (c *Cutter) finishTCP(p []byte, last bool) tap.Offload {
 	h := &c.headers
 	t := p[h.l4:]
 	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(c.next-h.payload))
@@ -163,20 +190,28 @@ func (c *Cutter) finishTCP(p []byte, last bool) {
 	if c.index > 0 {
 		t[13] &^= tcpCWR
 	}
+	if c.Partial {
+		return h.leaveOut(p)
+	}
 	t[16], t[17] = 0, 0
 	binary.BigEndian.PutUint16(t[16:], Checksum(t, h.pseudo(p[h.l3:], len(t))))
+	return tap.Offload{}
 }
 
 // finishUDP sets length and checksum; a sender that uses none gets none.
-func (c *Cutter) finishUDP(p []byte) {
+func (c *Cutter) finishUDP(p []byte) tap.Offload {
 	h := &c.headers
 	u := p[h.l4:]
 	binary.BigEndian.PutUint16(u[4:], uint16(len(u)))
 	if !c.offload.NeedsChecksum && u[6] == 0 && u[7] == 0 {
-		return
+		return tap.Offload{}
+	}
+	if c.Partial {
+		return h.leaveOut(p)
 	}
 	u[6], u[7] = 0, 0
 	binary.BigEndian.PutUint16(u[6:], notZero(Checksum(u, h.pseudo(p[h.l3:], len(u))), true))
+	return tap.Offload{}
 }
 
 // Complete finishes a partial checksum in place, if o has one. frame is not a

@@ -35,7 +35,7 @@ func HeaderLen(frame []byte) int {
 //     in IP as in TCP;
 //   - that are broken: a wrong checksum must not become a right one.
 func (c *Cutter) ResetSegment(frame []byte, o tap.Offload, mtu int) bool {
-	*c = Cutter{done: true}
+	*c = Cutter{Partial: c.Partial, done: true}
 	h, ok := parse(frame)
 	if !ok || h.protocol != ProtocolTCP || h.end != len(frame) || h.plainIP() != h.l4 || !h.plainTCP(frame) {
 		return false
@@ -47,7 +47,7 @@ func (c *Cutter) ResetSegment(frame []byte, o tap.Offload, mtu int) bool {
 	n := (payload + room - 1) / room
 	o = tap.Offload{GSO: tap.GSOTCP4, SegmentSize: uint16((payload + n - 1) / n), NeedsChecksum: o.NeedsChecksum}
 	c.frame, c.offload, c.done = frame, o, false
-	c.headers, c.next = h, h.payload
+	c.begin(h)
 	return true
 }
 

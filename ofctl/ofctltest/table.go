@@ -63,7 +63,8 @@ func (f *flow) usesGroup(id uint32) bool {
 }
 
 func (f *flow) stat(now time.Time) ofctl.FlowStat {
-	age := now.Sub(f.created)
+	// Open vSwitch takes it between two clocks of whole milliseconds.
+	age := now.Truncate(time.Millisecond).Sub(f.created.Truncate(time.Millisecond))
 	s := ofctl.FlowStat{
 		Flow: f.Flow, Packets: f.packets, Bytes: f.bytes,
 		AgeSeconds: uint32(age / time.Second), AgeNanosecs: uint32(age % time.Second),

@@ -285,21 +285,28 @@ func (d *data) receiveSmall(b *buffer) {
 func (d *data) receive(b *tap.Batch, run *buffer) (whole bool) {
 	d.opening.Lock()
 	defer d.opening.Unlock()
-	for run.at < run.n {
+	before := b.Len()
+	for whole = true; run.at < run.n; run.at += run.size {
 		sealed := run.data[run.at:min(run.at+run.size, run.n)]
 		room := b.Reserve(max(len(sealed)-record.Overhead, 0))
 		if room == nil {
 			if b.Len() > 0 {
-				return false
+				whole = false
+				break
 			}
 			d.link.session.transport.dropped.Add(1) // no batch of this size will ever hold it
-		} else if text, k := d.textLocked(room[:0], sealed); d.take(text, k) {
+			continue
+		}
+		text, k := d.textLocked(room[:0], sealed)
+		if len(text) > 1 && text[0] == recordData && k.opened.Load() || d.take(text, k) {
 			b.Commit(len(text), tap.Offload{})
 			b.Trim(b.Len()-1, 1)
 		}
-		run.at += run.size
 	}
-	return true
+	if b.Len() > before {
+		d.link.heard.Store(d.link.now()) // once: to tell the time costs as much as a header
+	}
+	return whole
 }
 
 // textLocked opens one record into dst, which has room for what it holds; nil: it is none.

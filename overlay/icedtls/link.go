@@ -69,6 +69,9 @@ type link struct {
 	waiting atomic.Int64 // bytes of buffers in inbox
 	held    *buffer      // did not fit into the last batch; RecvBatch's own
 
+	away, reading turn    // its turns to read the socket (see turn.go)
+	reader        *reader // for those; RecvBatch's own
+
 	start    time.Time
 	heard    atomic.Int64 // since start, ns
 	said     atomic.Int64
@@ -88,6 +91,7 @@ func newLink(s *session, conn *dtls.Conn) (*link, error) {
 		inbox: make(chan *buffer, inboxDepth),
 		done:  make(chan struct{}),
 	}
+	l.away, l.reading = turn{link: l}, turn{link: l, reading: true}
 	l.life, l.end = context.WithCancel(context.Background())
 	if err := l.data.init(l); err != nil {
 		l.end()
@@ -175,6 +179,9 @@ func (l *link) RecvBatch(b *tap.Batch) error {
 			select {
 			case first = <-l.inbox:
 			default:
+				if l.readTurn(b) {
+					continue
+				}
 				select {
 				case first = <-l.inbox:
 				case <-l.done:
@@ -195,6 +202,7 @@ func (l *link) put(b *buffer) {
 	if l.waiting.Add(int64(len(b.data))) <= inboxBytes {
 		select {
 		case l.inbox <- b:
+			l.wake()
 			return
 		default:
 		}
@@ -359,6 +367,7 @@ func (l *link) fail(err error) {
 		l.err = err
 		close(l.done)
 		l.end()
+		l.endTurn()
 		if err == overlay.ErrClosed {
 			for range closeRepeats { // one may be lost; DTLS's own close_notify follows
 				l.writeDTLS([]byte{recordClose})

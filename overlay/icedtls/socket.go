@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/pion/stun/v4"
 
@@ -37,6 +36,7 @@ type socket struct {
 	drop    func([]byte, netip.AddrPort) bool
 	dropped *atomic.Uint64
 	mapped  *mappedAddresses
+	turns   turns
 
 	// mu guards the tables. The reader takes it once a datagram.
 	mu      sync.RWMutex
@@ -53,10 +53,7 @@ func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The kernel gives what it may; less costs speed, not correctness.
-	_ = udp.SetReadBuffer(socketBuffer)
-	_ = udp.SetWriteBuffer(socketBuffer)
-	io, err := udpio.New(udp)
+	io, err := udpio.New(udp, socketBuffer)
 	if err != nil {
 		_ = udp.Close()
 		return nil, err
@@ -69,6 +66,7 @@ func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
 		pool:    newBufferPool(max(2048, c.UnderlayMTU)),
 		drop:    c.drop,
 		dropped: dropped,
+		turns:   turns{back: make(chan struct{}, 1)},
 		byCID:   map[uint32]*session{},
 		byUfrag: map[string]*session{},
 		byAddr:  map[netip.AddrPort][]*session{},
@@ -104,39 +102,20 @@ func (s *socket) sendAll(datagrams [][]byte, to netip.AddrPort) error {
 	return s.io.Send(datagrams, to)
 }
 
-// read is the goroutine that reads the socket until it is closed.
-func (s *socket) read() {
-	msg := new(stun.Message)
-	run := s.runs.get()
-	for {
-		n, size, from, err := s.io.Receive(run.data)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // an ICMP error of an earlier send, on some systems
-			<-time.After(time.Millisecond)
-			continue
-		}
-		run.n, run.size, run.from = n, size, from
-		if to := s.wholeRun(run); to != nil && to.putData(run) {
-			run = s.runs.get()
-			continue
-		}
-		s.split(run, msg)
-	}
-}
-
 // copyBelow is how long a run is worth copying, so that a short one does not occupy a
 // buffer of 64 KB.
 const copyBelow = 4096
 
-// wholeRun is the session that all of a run is for; nil: it must be split.
-func (s *socket) wholeRun(run *buffer) *session {
-	if run.n < copyBelow || s.drop != nil {
+// worthWhole tells whether a run of data records is to be handed over as it is.
+func worthWhole(run *buffer) bool {
+	last := (run.n-1)%run.size + 1 // a ping, perhaps, which must not wait in the inbox
+	return run.n >= copyBelow && last > smallRecord
+}
+
+// ownRun is the session whose data records are all of a run; nil: there is none.
+func (s *socket) ownRun(run *buffer) *session {
+	if s.drop != nil {
 		return nil
-	}
-	if last := (run.n-1)%run.size + 1; last <= smallRecord {
-		return nil // a ping, perhaps, which must not wait in the inbox
 	}
 	first, ok := record.Parse(run.data[:min(run.n, run.size)])
 	if !ok {

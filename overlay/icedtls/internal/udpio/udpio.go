@@ -48,10 +48,13 @@ type Stats struct {
 
 type counters struct{ sent, sends, received, receives, lost atomic.Uint64 }
 
-// New takes over the reading and writing of udp; closing stays with the caller.
-func New(udp *net.UDPConn) (*Conn, error) {
+// New takes over the reading and writing of udp; closing stays with the caller. The kernel is
+// asked for buffers of so many bytes; less costs speed, not correctness.
+func New(udp *net.UDPConn, buffers int) (*Conn, error) {
+	_ = udp.SetReadBuffer(buffers)
+	_ = udp.SetWriteBuffer(buffers)
 	c := &Conn{udp: udp}
-	return c, c.open()
+	return c, c.open(buffers)
 }
 
 // Stats is a snapshot.
@@ -62,6 +65,9 @@ func (c *Conn) Stats() Stats {
 		Segmenting: c.segments.Load(), Coalescing: c.coalesces(),
 	}
 }
+
+// Received counts calls of Receive that brought something.
+func (c *Conn) Received() uint64 { return c.stats.receives.Load() }
 
 // Lost counts datagrams that the kernel did not take.
 func (c *Conn) Lost() uint64 { return c.stats.lost.Load() }
@@ -139,7 +145,22 @@ func (c *Conn) count(n int, err error) error {
 // Receive waits for datagrams from one address: buf[:n] holds them back to back, each size
 // bytes long but that the last may be shorter. buf should have BufferSize bytes.
 func (c *Conn) Receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
-	n, size, from, err = c.receive(buf)
+	return c.received(c.receive(buf, true))
+}
+
+// ReceiveNow is Receive without waiting: n is 0 when nothing is there. Elsewhere than on Linux
+// nothing ever is.
+func (c *Conn) ReceiveNow(buf []byte) (n, size int, from netip.AddrPort, err error) {
+	n, size, from, err = c.receive(buf, false)
+	if err == errNothing {
+		return 0, 0, netip.AddrPort{}, nil
+	}
+	return c.received(n, size, from, err)
+}
+
+var errNothing = errors.New("udpio: nothing to receive")
+
+func (c *Conn) received(n, size int, from netip.AddrPort, err error) (int, int, netip.AddrPort, error) {
 	if err != nil {
 		return 0, 0, netip.AddrPort{}, err
 	}

@@ -34,17 +34,19 @@ type call struct {
 	errno   syscall.Errno
 	send    func(fd uintptr) bool
 	recv    func(fd uintptr) bool
+	once    func(fd uintptr) bool // recv that does not wait
 }
 
 func newCall() *call {
-	c := &call{}
-	c.prepare()
-	return c
+	k := &call{}
+	k.send = func(fd uintptr) bool { return k.do(unix.SYS_SENDMSG, fd) }
+	return k
 }
 
-func (k *call) prepare() {
-	k.send = func(fd uintptr) bool { return k.do(unix.SYS_SENDMSG, fd) }
+// receives readies k for receiving.
+func (k *call) receives() {
 	k.recv = func(fd uintptr) bool { return k.do(unix.SYS_RECVMSG, fd) }
+	k.once = func(fd uintptr) bool { _ = k.recv(fd); return true }
 }
 
 // do is false when the call would have blocked.
@@ -58,19 +60,23 @@ func (k *call) do(trap, fd uintptr) bool {
 	}
 }
 
-func (c *Conn) open() error {
+func (c *Conn) open(buffers int) error {
 	raw, err := c.udp.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)
 	}
 	c.sys.raw, c.sys.calls.New = raw, func() any { return newCall() }
-	c.sys.in.prepare()
+	c.sys.in.receives()
 	err = raw.Control(func(fd uintptr) {
 		family, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		c.sys.v6 = err == nil && family == unix.AF_INET6
 		c.sys.groups = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 		_, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		c.segments.Store(err == nil)
+		// More than net.core.rmem_max, for those who may (CAP_NET_ADMIN): what that usually
+		// says is three runs of 64 KB.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffers)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffers)
 	})
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)
@@ -147,18 +153,24 @@ func (c *Conn) setName(k *call, to netip.AddrPort) uint32 {
 	return unix.SizeofSockaddrInet4
 }
 
-func (c *Conn) receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
+func (c *Conn) receive(buf []byte, wait bool) (n, size int, from netip.AddrPort, err error) {
 	k := &c.sys.in
 	k.iov[0].Base = unsafe.SliceData(buf)
 	k.iov[0].SetLen(len(buf))
 	k.hdr = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&k.name)), Namelen: unix.SizeofSockaddrInet6, Iov: &k.iov[0], Control: &k.control[0]}
 	k.hdr.SetIovlen(1)
 	k.hdr.SetControllen(len(k.control))
-	err = c.sys.raw.Read(k.recv)
+	call := k.recv
+	if !wait {
+		call = k.once
+	}
+	err = c.sys.raw.Read(call)
 	k.iov[0].Base = nil
 	switch {
 	case err != nil:
 		return 0, 0, from, err
+	case k.errno == unix.EAGAIN:
+		return 0, 0, from, errNothing
 	case k.errno != 0:
 		return 0, 0, from, k.errno
 	}

@@ -6,7 +6,7 @@ import "net/netip"
 
 type sys struct{}
 
-func (c *Conn) open() error { return nil }
+func (c *Conn) open(int) error { return nil }
 
 func (c *Conn) coalesces() bool { return false }
 
@@ -17,7 +17,10 @@ func (c *Conn) send(datagrams [][]byte, to netip.AddrPort) error {
 	return err
 }
 
-func (c *Conn) receive(buf []byte) (n, size int, from netip.AddrPort, err error) {
+func (c *Conn) receive(buf []byte, wait bool) (n, size int, from netip.AddrPort, err error) {
+	if !wait {
+		return 0, 0, from, errNothing
+	}
 	n, from, err = c.udp.ReadFromUDPAddrPort(buf)
 	return n, n, from, err
 }

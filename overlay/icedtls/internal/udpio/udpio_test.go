@@ -20,7 +20,7 @@ func open(tb testing.TB, network, addr string) (*Conn, netip.AddrPort) {
 	}
 	tb.Cleanup(func() { _ = udp.Close() })
 	_ = udp.SetReadBuffer(4 << 20)
-	c, err := New(udp)
+	c, err := New(udp, 1<<20)
 	require.NoError(tb, err)
 	return c, udp.LocalAddr().(*net.UDPAddr).AddrPort()
 }

@@ -1,0 +1,24 @@
+// Check holds what bench/run measured against the targets and exits with 1 where one is
+// missed, or has no figure.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/viasnet/vias/bench"
+)
+
+func main() {
+	path := flag.String("report", "docs/evaluation/overlay.json", "what bench/run wrote")
+	flag.Parse()
+	r, err := bench.Load(*path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "check:", err)
+		os.Exit(2)
+	}
+	if !bench.WriteVerdicts(os.Stdout, r.Check(bench.Targets())) {
+		os.Exit(1)
+	}
+}
