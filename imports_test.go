@@ -38,6 +38,9 @@ var rooms = []room{
 	{"overlay/icedtls", []string{"overlay", "tap", "internal/…"}, "a transport knows the contracts, not who uses it"},
 	{"overlay/membership", []string{"overlay"}, "who belongs to a network has nothing to do with how links are made; X.509 is the standard library's"},
 	{"overlay/tcpsignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
+	{"overlay/natssignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
+	{"overlay/xmppsignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
+	{"overlay/sealed", []string{"overlay", "tap"}, "an envelope knows neither what is in it nor who carries it"},
 	{"bypass!", []string{"overlay", "tap", "internal/seg"}, "bypass must not know which switch there is: Datapath is the only way to one"},
 	{"bypass/ofpath", []string{"bypass", "ofctl", "tap"}, "ofpath turns rules into OpenFlow, and nothing else"},
 	{"bypass/bypasstest", []string{"bypass", "tap", "internal/seg"}, "the suite must run against any datapath, so it knows none"},
@@ -57,7 +60,9 @@ var owners = []struct{ prefix, owner, why string }{
 	{"github.com/pion/", "overlay/icedtls", "pion's types would tie every host program to one version of it"},
 	{"github.com/google/gopacket", "bypass", "the classifier is the one place that parses with it"},
 	{"github.com/digitalocean/go-openvswitch", "ofctl/ovs", "it forks programs; the native client must not need it"},
-	{"github.com/nats-io/", "none", "a server of 17 MB is the host's choice"},
+	{"github.com/nats-io/nats-server/", "overlay/natssignal/embedded", "a server of 17 MB is the host's choice"},
+	{"mellium.im/", "overlay/xmppsignal", "who signals otherwise pays nothing for XMPP"},
+	{"github.com/nats-io/", "overlay/natssignal", "who signals otherwise pays nothing for NATS"},
 }
 
 // goList asks the go command about all packages of the module.
@@ -142,7 +147,7 @@ func exampleInternal(path string) bool {
 // A host program that plugs in nothing pays for nothing.
 func TestRootIsLight(t *testing.T) {
 	for _, d := range goList(t)[module].Deps {
-		for _, heavy := range []string{"github.com/pion/", "github.com/nats-io/", "github.com/digitalocean/", module + "/ofctl", module + "/bypass/ofpath", "github.com/vishvananda/", "testing"} {
+		for _, heavy := range []string{"github.com/pion/", "github.com/nats-io/", "mellium.im/", "github.com/digitalocean/", module + "/ofctl", module + "/bypass/ofpath", "github.com/vishvananda/", "testing"} {
 			if d == heavy || strings.HasSuffix(heavy, "/") && strings.HasPrefix(d, heavy) || strings.HasPrefix(d, heavy+"/") {
 				t.Errorf("the root depends on %s: a host pays for what it plugs in, and it did not", d)
 			}

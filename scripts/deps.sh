@@ -27,6 +27,7 @@ else
 	need curl curl
 	need sysctl procps
 	need gcc gcc libc6-dev # go test -race
+	need prosody prosody
 	need modprobe kmod # make test-kernel, in its own kernel
 fi
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -187,20 +188,45 @@ func checkListen(ctx context.Context, cfg *nodecfg.Config, running bool) underla
 
 func checkRendezvous(ctx context.Context, cfg *nodecfg.Config, running bool) underlay.Finding {
 	if serve := cfg.Signal.Serve; serve.IsValid() && !running {
-		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", serve.String())
-		if err == nil {
-			err = ln.Close()
+		err := canListen(ctx, serve.String())
+		if c := cfg.Signal.Cluster; c != nil && err == nil {
+			err = canListen(ctx, c.Listen.String())
 		}
 		return finding("rendezvous, served here on "+serve.String(), "free", err,
 			"give this host the address (ip addr), or end who has the port (ss -ltnp)")
 	}
-	d := net.Dialer{Timeout: checkTime}
-	c, err := d.DialContext(ctx, "tcp", cfg.Signal.TCP.String())
-	if err == nil {
-		err = c.Close()
+	where := []string{cfg.Signal.TCP.String()}
+	switch {
+	case cfg.Signal.Embedded():
+		where = []string{cfg.Signal.Serve.String()}
+	case cfg.Signal.NATS != nil:
+		where = nil
+		for _, text := range cfg.Signal.NATS.URLs {
+			if u, err := url.Parse(text); err == nil {
+				where = append(where, u.Host)
+			}
+		}
 	}
-	return finding("rendezvous "+cfg.Signal.TCP.String(), "it answers", err,
+	d := net.Dialer{Timeout: checkTime}
+	var all []error
+	for _, addr := range where { // one of a cluster is enough
+		c, err := d.DialContext(ctx, "tcp", addr)
+		if err == nil {
+			all = []error{c.Close()}
+			break
+		}
+		all = append(all, err)
+	}
+	return finding("rendezvous "+strings.Join(where, ", "), "it answers", errors.Join(all...),
 		"start the node that serves it, and let TCP through; nodes wait for it")
+}
+
+func canListen(ctx context.Context, addr string) error {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return ln.Close()
 }
 
 func checkTAP(ctx context.Context, cfg *nodecfg.Config, running bool) underlay.Finding {

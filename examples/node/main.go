@@ -11,12 +11,12 @@
 //	node ca init|issue|revoke|...     say who is a member of the network: see node ca -h
 //
 // The least node.json, for the overlay only; 10.99.0.1 is this host, and it serves
-// the rendezvous too:
+// NATS, over which nodes find each other, too:
 //
 //	{
 //	  "identity": "/var/lib/vias/identity.pem",
 //	  "network": "blue",
-//	  "signal": {"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"},
+//	  "signal": {"serve": "10.99.0.1:4222"},
 //	  "listen": "10.99.0.1:7400",
 //	  "tap": {"name": "vias0"},
 //	  "endpoints": [{"name": "c1", "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1"]}],
@@ -25,6 +25,8 @@
 //	  "trust": {},
 //	  "status": "/run/vias/status.sock"
 //	}
+//
+// (the others' has "signal": {"nats": {"urls": ["nats://10.99.0.1:4222"]}}).
 //
 // Instead of a list of who may link there can be an authority that says so:
 //

@@ -23,6 +23,7 @@ import (
 	"github.com/viasnet/vias/ofctl"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/overlay/membership"
+	"github.com/viasnet/vias/overlay/natssignal/embedded"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -36,6 +37,9 @@ type node struct {
 	ready   atomic.Bool // see nodeapi.Status
 	// datapath is the switch, once the Network has opened it; never with no bridge.
 	datapath atomic.Pointer[bypass.Datapath]
+
+	// server is the node's own NATS server, once it runs.
+	server atomic.Pointer[embedded.Server]
 
 	attaching sync.Mutex // serialises what attaches and detaches endpoints
 
@@ -84,11 +88,20 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 	}
 	defer socket.Close() // and with it goes its path
 	n := &node{cfg: cfg, log: log, since: time.Now(), policy: cfg.Policy, wanted: cfg.Endpoints, ofports: map[string]uint32{}}
+	signalling, err := n.signal()
+	if err != nil {
+		return err
+	}
+	if cfg.Signal.Embedded() {
+		if _, err := n.serverConfig(); err != nil {
+			return err // now, and not while others wait
+		}
+	}
 	joinTCP, joinUDP := takesSuperFrames(ctx, cfg)
 	config := vias.Config{
 		Name:      cfg.Network,
 		Identity:  identity,
-		Transport: n.transport(),
+		Transport: n.transport(signalling),
 		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: joinTCP, JoinUDP: joinUDP}.Open,
 		OpenRate:  cfg.OpenRate,
 		Logger:    log,

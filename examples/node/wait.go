@@ -8,7 +8,6 @@ import (
 
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/overlay/icedtls"
-	"github.com/viasnet/vias/overlay/tcpsignal"
 )
 
 // retryTime is how often the node looks for what is missing.
@@ -44,10 +43,10 @@ func (m *missing) found() {
 }
 
 // transport opens the overlay, as soon as its address is there and free.
-func (n *node) transport() overlay.Opener {
+func (n *node) transport(signal overlay.SignalOpener) overlay.Opener {
 	listen := n.cfg.Listen
 	open := icedtls.Open(icedtls.Config{
-		Signal:          tcpsignal.Dial(n.cfg.Signal.TCP.String()),
+		Signal:          signal,
 		Listen:          listen,
 		STUN:            n.cfg.STUN,
 		DTLSOnly:        n.cfg.DTLSOnly,
@@ -70,26 +69,6 @@ func (n *node) transport() overlay.Opener {
 			if !m.pause(ctx, err) {
 				return nil, ctx.Err()
 			}
-		}
-	}
-}
-
-// rendezvous serves the other nodes.
-func (n *node) rendezvous(ctx context.Context) error {
-	addr := n.cfg.Signal.Serve.String()
-	m := missing{node: n, what: "the rendezvous' address " + addr}
-	for {
-		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-		if err == nil {
-			m.found()
-			n.log.Info("serving the rendezvous", "addr", addr)
-			err = tcpsignal.Serve(ctx, ln, tcpsignal.ServerConfig{Logger: n.log})
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !m.pause(ctx, err) {
-			return nil
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/viasnet/vias/tap"
 )
 
-// Config is a node. Required: Identity, Network, Signal.TCP, Listen, TAP.Name,
+// Config is a node. Required: Identity, Network, Signal, Listen, TAP.Name,
 // Status. With Bridge set the node bypasses, and OpenFlow and Uplink are required
 // too; without it the node is on the overlay only.
 type Config struct {
@@ -74,14 +74,6 @@ type Config struct {
 	Status string `json:"status"`
 	// Log is the least level that is logged: debug, info (default), warn or error.
 	Log string `json:"log,omitempty"`
-}
-
-// Signal is the rendezvous over which nodes find each other.
-type Signal struct {
-	// TCP is the rendezvous' address.
-	TCP netip.AddrPort `json:"tcp"`
-	// Serve makes this node serve the rendezvous there; zero = it does not.
-	Serve netip.AddrPort `json:"serve,omitzero"`
 }
 
 // TAP is the device between the overlay and the bridge.

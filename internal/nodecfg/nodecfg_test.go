@@ -66,7 +66,7 @@ func TestRefused(t *testing.T) {
 		{`"blue"`, `""`, "network: no name"},
 		{`"/var/lib/vias/identity.pem"`, `""`, "identity: no path"},
 		{`"tcp": "10.99.0.1:7401"`, `"tcp": "10.99.0.1"`, "signal: not an ip:port"},
-		{`"tcp": "10.99.0.1:7401", `, ``, "signal.tcp"},
+		{`"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"`, ``, "signal: none given"},
 		{`"10.99.0.1:7400"`, `""`, "listen"},
 		{`"10.99.0.1:7400"`, `"10.99.0.1:61440"`, "listen: port 61440 is one of those set aside"},
 		{`"serve": "10.99.0.1:7401"`, `"serve": "10.99.0.1:65535"`, "signal.serve: port 65535 is one of those set aside"},
@@ -188,4 +188,53 @@ func FuzzParse(f *testing.F) {
 		require.Equal(t, c.Policy, again.Policy)
 		require.NotEqual(t, overlay.PeerID{}, append(again.Peers, Peer{ID: overlay.PeerID{1}})[0].ID)
 	})
+}
+
+func TestSignal(t *testing.T) {
+	const old = `{"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"}`
+	for text, want := range map[string]string{
+		`{"serve": "10.99.0.1:4222"}`:                           "",
+		`{"nats": {"urls": ["nats://h:4222", "tls://g:4222"]}}`: "",
+		`{"serve": "10.99.0.1:4222", "store": "/s", "cluster": {"listen": "10.99.0.1:6222", "routes": ["10.99.0.2:6222"], "secret": "/x"}, "tls": {"cert": "/c", "key": "/k"}}`: "",
+		`{"nats": {"urls": ["nats://h:4222"], "creds": "/c"}, "tls": {"ca": "/ca"}}`:                                                                                            "",
+
+		`{}`:                           "signal: none given",
+		`{"tcp": "10.99.0.1:0"}`:       "signal.tcp: no port",
+		`{"serve": "10.99.0.1:0"}`:     "signal.serve: no port",
+		`{"serve": "10.99.0.1:65000"}`: "signal.serve: port 65000 is one of those set aside",
+		`{"tcp": "1.2.3.4:5", "nats": {"urls": ["nats://h:1"]}}`:                                            "tcp and nats are both",
+		`{"serve": "1.2.3.4:5", "nats": {"urls": ["nats://h:1"]}}`:                                          "serve and nats are both",
+		`{"nats": {"urls": []}}`:                                                                            "urls: none",
+		`{"nats": {"urls": ["h:4222"]}}`:                                                                    `"h:4222" is neither`,
+		`{"nats": {"urls": ["http://h:4222"]}}`:                                                             "is neither",
+		`{"nats": {"urls": ["nats://h"]}}`:                                                                  "is neither",
+		`{"nats": {"urls": ["nats://h:1"], "creds": "/a", "nkey": "/b"}}`:                                   "creds and nkey",
+		`{"nats": {"urls": ["nats://h:1"], "user": "x"}}`:                                                   `unknown field "user"`,
+		`{"nats": {"urls": ["nats://h:1"]}, "store": "/s"}`:                                                 "signal.store: this node serves no NATS",
+		`{"nats": {"urls": ["nats://h:1"]}, "cluster": {}}`:                                                 "signal.cluster: this node serves no NATS",
+		`{"tcp": "1.2.3.4:5", "serve": "1.2.3.4:5", "cluster": {}}`:                                         "signal.cluster: this node serves no NATS",
+		`{"tcp": "1.2.3.4:5", "tls": {}}`:                                                                   "signal.tls: not with",
+		`{"serve": "1.2.3.4:5", "tls": {}}`:                                                                 "a server needs cert",
+		`{"serve": "1.2.3.4:5", "tls": {"cert": "/c"}}`:                                                     "go together",
+		`{"serve": "1.2.3.4:5", "cluster": {}}`:                                                             "cluster.listen: no",
+		`{"serve": "1.2.3.4:5", "cluster": {"listen": "1.2.3.4:5"}}`:                                        "want another port",
+		`{"serve": "1.2.3.4:5", "cluster": {"listen": "1.2.3.4:65000"}}`:                                    "cluster.routes: no",
+		`{"serve": "1.2.3.4:5", "cluster": {"listen": "1.2.3.4:6", "routes": ["h"]}}`:                       "secret: no path",
+		`{"serve": "1.2.3.4:5", "cluster": {"listen": "1.2.3.4:6", "routes": ["h"], "secret": "/s"}}`:       "is no HOST:PORT",
+		`{"serve": "1.2.3.4:5", "cluster": {"listen": "1.2.3.4:65000", "routes": ["h:1"], "secret": "/s"}}`: "signal.cluster.listen: port 65000",
+	} {
+		require.Contains(t, good, old)
+		c, err := Parse([]byte(strings.Replace(good, old, text, 1)))
+		if want != "" {
+			require.ErrorContains(t, err, want, text)
+			continue
+		}
+		require.NoError(t, err, text)
+		written, err := c.JSON()
+		require.NoError(t, err)
+		again, err := Parse(written)
+		require.NoError(t, err)
+		require.Equal(t, c, again, text)
+		require.Equal(t, c.Signal.NATS == nil, c.Signal.Embedded())
+	}
 }

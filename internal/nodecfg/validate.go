@@ -33,7 +33,7 @@ const (
 // Validate returns the first thing that is wrong with c, in one line.
 func (c *Config) Validate() error {
 	for _, check := range []func() error{
-		c.checkRequired, c.checkBypass, c.checkOwnPorts, c.checkTAP, c.checkEndpoints, c.checkPeers,
+		c.checkRequired, c.Signal.check, c.checkBypass, c.checkOwnPorts, c.checkTAP, c.checkEndpoints, c.checkPeers,
 		c.Policy.Validate, c.checkTrust,
 	} {
 		if err := check(); err != nil {
@@ -49,8 +49,6 @@ func (c *Config) checkRequired() error {
 		return errors.New("identity: no path given")
 	case c.Network == "":
 		return errors.New("network: no name given")
-	case !c.Signal.TCP.IsValid() || c.Signal.TCP.Port() == 0:
-		return errors.New("signal.tcp: no ADDRESS:PORT of the rendezvous given")
 	case !c.Listen.IsValid():
 		return errors.New("listen: no ADDRESS:PORT given")
 	case c.Status == "":
@@ -109,10 +107,14 @@ func (c *Config) checkOwnPorts() error {
 	if r == (bypass.PortRange{}) {
 		r = bypass.DefaultPorts
 	}
+	var cluster netip.AddrPort
+	if c.Signal.Cluster != nil {
+		cluster = c.Signal.Cluster.Listen
+	}
 	for _, own := range []struct {
 		field string
 		at    netip.AddrPort
-	}{{"listen", c.Listen}, {"signal.serve", c.Signal.Serve}} {
+	}{{"listen", c.Listen}, {"signal.serve", c.Signal.Serve}, {"signal.cluster.listen", cluster}} {
 		if c.Bridge != "" && own.at.IsValid() && r.Contains(own.at.Port()) {
 			return fmt.Errorf("%s: port %d is one of those set aside for bypassed flows (%d-%d)", own.field, own.at.Port(), r.First(), r.Last())
 		}
