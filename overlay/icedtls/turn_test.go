@@ -41,15 +41,17 @@ func run(t testing.TB, l *link, n int) {
 	require.NoError(t, l.SendBatch(b))
 }
 
-// lent sends until r has the turn, and waits for more with it.
+// lent sends until r has the turn and waits for more with it. A ping of another link may take it
+// back at any time: then it sends again.
 func lent(t testing.TB, l, r *link, at *receiver) {
 	sealed(t, l, r)
 	turns := &r.session.transport.socket.turns
-	until(t, "the receiver has the turn", func() bool {
-		run(t, l, 20)
-		return turns.now.Load() != nil
+	until(t, "the receiver waits with the turn", func() bool {
+		if turns.now.Load() == nil {
+			run(t, l, 20)
+		}
+		return turns.now.Load() == &r.reading && len(at.got) > 0
 	})
-	until(t, "it waits", func() bool { return turns.now.Load() == &r.reading && len(at.got) > 0 })
 	for len(at.got) > 0 {
 		<-at.got
 	}
@@ -130,7 +132,7 @@ func TestTurnAndTheAssociation(t *testing.T) {
 	_, err := s.toOne.conn.Write([]byte{recordData, 1, 2, 3})
 	require.NoError(t, err)
 	at.want(t, 1)
-	until(t, "it waits", func() bool { return s.one.session.transport.socket.turns.now.Load() == &s.one.reading })
+	lent(t, s.toOne, s.one, at)
 	s.mute.Store(true)
 	d := s.one.session.transport.socket.pool.get()
 	d.n = copy(d.data, []byte{recordData, 1, 2, 3})
