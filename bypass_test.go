@@ -25,7 +25,9 @@ type site struct {
 }
 
 // newSites makes two nodes with real bypass hosts on one provider network.
-func newSites(t *testing.T) (wire *bypasstest.Wire, sites [2]*site) {
+func newSites(t *testing.T) (*bypasstest.Wire, [2]*site) { return newSitesOf(t, func(*Config) {}) }
+
+func newSitesOf(t *testing.T, change func(*Config)) (wire *bypasstest.Wire, sites [2]*site) {
 	wire = bypasstest.NewWire()
 	l := newLab(t, overlaytest.Config{})
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 0, byte(i + 1)}) }
@@ -36,7 +38,7 @@ func newSites(t *testing.T) (wire *bypasstest.Wire, sites [2]*site) {
 		s.sw = wire.NewSwitch(bypasstest.SwitchConfig{UplinkMAC: uplink(i), Addrs: []netip.Addr{addr(i)}, Underlay: s.underlay})
 		host, err := bypass.NewHost(bypass.HostConfig{Datapath: s.sw.Open, Underlay: s.underlay})
 		require.NoError(t, err)
-		s.node = l.node(func(c *Config) { c.Bypass, c.Policy = host, bypass.Always })
+		s.node = l.node(func(c *Config) { c.Bypass, c.Policy = host, bypass.Always; change(c) })
 		s.sw.AddPort(uint32(i+1), testMAC(i), func(f []byte) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -30,6 +30,7 @@ type conn struct {
 
 	sending sync.Mutex // serialises flush: what Output gave is sent in that order
 	batch   *tap.Batch // guarded by sending
+	shown   []byte     // our credential as the peer saw it last; keepTime's own
 
 	mu      sync.Mutex // guards what follows
 	session *control.Session
@@ -77,6 +78,9 @@ func (p *peer) serve(ctx context.Context, r *running, link overlay.Link) (next o
 	p.mu.Unlock()
 	if linked = c.isUp(); linked {
 		c.down(r, err)
+		if errors.Is(err, overlay.ErrNotAdmitted) {
+			p.expel(r, err)
+		}
 	} else if refusal(err) {
 		p.network.log.Warn("peer refused", "peer", p.id.Short(), "err", err)
 	}
@@ -157,6 +161,8 @@ func (c *conn) message(m control.Message, r *running) error {
 		if r.member != nil {
 			r.member.Receive(c.peer.id, m.Body)
 		}
+	case control.ChannelCredential:
+		c.credential(m.Body)
 	}
 	return nil
 }
@@ -171,6 +177,7 @@ func (c *conn) peerMTU() int {
 // rise is called once, when both Hellos are there.
 func (c *conn) rise(r *running) {
 	n := c.network
+	c.peer.met.Store(true)
 	n.stationsChanged(n.shared.Stations.SetLinked(c.peer.id, true))
 	c.peer.note(PeerLinked, nil, time.Time{})
 	c.port.SetReady(c.peerMTU())
@@ -214,6 +221,9 @@ func (c *conn) keepTime(ctx context.Context) error {
 		if !now.Before(refresh) {
 			refresh = now.Add(refreshTime)
 			c.port.Refresh()
+			if err := c.checkAdmission(); err != nil {
+				return err
+			}
 		}
 		c.mu.Lock()
 		err := c.session.Tick(now)

@@ -56,9 +56,14 @@
 //
 // A peer is named by the hash of its public key, so knowing its ID is enough to know
 // whom one talks to. [Network.AddPeer] is intent: a link is made, and made again,
-// until [Network.RemovePeer]. Peers that were not added are admitted by
-// [Config].Admit. Both ends must name the same network. [Network.Peers] says how
-// each of them is.
+// until [Network.RemovePeer]. Both ends must name the same network. [Network.Peers]
+// says how each of them is.
+//
+// Who may be linked is the network's rule, [Config].Admission. Without one, the peers
+// that were added are the allow-list. Package overlay/membership has an allow-list that
+// adds nobody, and membership that a certificate authority signs. A peer that is not
+// admitted learns nothing but that; one that is no longer admitted loses its link within a
+// second, and its bypassed flows within another.
 //
 // # Endpoints
 //

@@ -36,6 +36,7 @@ var rooms = []room{
 	{"overlay!", []string{"tap"}, "overlay holds contracts; an implementation would drag its dependencies to everybody"},
 	{"overlay/overlaytest", []string{"overlay", "tap"}, "the suite must run against any transport, so it knows none"},
 	{"overlay/icedtls", []string{"overlay", "tap", "internal/…"}, "a transport knows the contracts, not who uses it"},
+	{"overlay/membership", []string{"overlay"}, "who belongs to a network has nothing to do with how links are made; X.509 is the standard library's"},
 	{"overlay/tcpsignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
 	{"overlay/natssignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},
 	{"overlay/xmppsignal", []string{"overlay", "tap"}, "signalling is not trusted and needs no more than the contract"},

@@ -171,7 +171,7 @@ func (n *Network) openInto(ctx context.Context, r *running) (err error) {
 		return fmt.Errorf("open device: %w", err)
 	}
 	r.writer = pump.NewWriter(r.device)
-	r.transport, err = n.config.Transport(ctx, overlay.Env{Identity: n.config.Identity, Admit: n.admit, Logger: n.log})
+	r.transport, err = n.config.Transport(ctx, overlay.Env{Identity: n.config.Identity, Admission: admission{n}, Logger: n.log})
 	if err != nil {
 		return fmt.Errorf("open transport: %w", err)
 	}
@@ -225,6 +225,7 @@ func (n *Network) runOpen(ctx context.Context, r *running) error {
 	g.Go(func() error { return n.runPeers(work, r) })
 	g.Go(func() error { return n.housekeep(work) })
 	g.Go(func() error { return n.announceChanges(work) })
+	g.Go(func() error { return n.watchAdmission(work, r) })
 	if r.member != nil {
 		g.Go(func() error { return n.expireHeld(work) })
 		g.Go(func() error { return n.injectHeld(work, r.member) })

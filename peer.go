@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/viasnet/vias/internal/control"
@@ -37,6 +38,8 @@ type peer struct {
 	// Guarded by Network.mu.
 	added, started bool
 
+	met atomic.Bool // it was linked: there may be stations and bypassed flows of it
+
 	mu     sync.Mutex // guards what follows
 	state  PeerState
 	since  time.Time
@@ -60,9 +63,9 @@ func (n *Network) newPeerLocked(id overlay.PeerID, before *peer) *peer {
 	return p
 }
 
-// AddPeer says that this node shall be linked to a peer, which is so admitted. It
-// is intent: it returns at once, and is legal before Run. Adding a peer again
-// changes nothing.
+// AddPeer says that this node shall be linked to a peer, which is so admitted unless
+// there is a Config.Admission to ask. It is intent: it returns at once, and is legal
+// before Run. Adding a peer again changes nothing.
 func (n *Network) AddPeer(id overlay.PeerID) error {
 	var err error
 	n.mu.Lock()
@@ -90,7 +93,7 @@ func (n *Network) AddPeer(id overlay.PeerID) error {
 
 // RemovePeer undoes AddPeer: the link is closed when it returns; bypassed flows to
 // the peer are taken down, and what it announced is forgotten, soon after. A peer
-// that Config.Admit lets in may come back by itself.
+// that Config.Admission lets in may come back by itself.
 func (n *Network) RemovePeer(id overlay.PeerID) {
 	n.mu.Lock()
 	p := n.peers[id]
@@ -119,15 +122,6 @@ func (p *peer) removed() bool {
 	default:
 		return false
 	}
-}
-
-// admit is the overlay.Admit that the transport gets.
-func (n *Network) admit(id overlay.PeerID) bool {
-	n.mu.Lock()
-	p := n.peers[id]
-	added := p != nil && p.added && !p.removed()
-	n.mu.Unlock()
-	return added || n.config.Admit != nil && n.config.Admit(id)
 }
 
 // runPeers starts the goroutine of every peer.
@@ -169,7 +163,7 @@ func (n *Network) acceptLinks(ctx context.Context, r *running) error {
 
 // peerOf is the peer that made a link; nil if it is not admitted (any more).
 func (n *Network) peerOf(id overlay.PeerID) *peer {
-	if !n.admit(id) {
+	if n.admit(id, nil) != nil {
 		return nil
 	}
 	n.mu.Lock()

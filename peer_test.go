@@ -93,7 +93,7 @@ func TestAddPeer(t *testing.T) {
 func TestAdmittedGuest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, overlaytest.Config{})
-		host := l.node(func(c *Config) { c.Admit = func(overlay.PeerID) bool { return true } })
+		host := l.node(func(c *Config) { c.Admission = overlay.AdmitFunc(func(overlay.PeerID) bool { return true }) })
 		guest := l.node(nil)
 		require.NoError(t, host.Attach(t.Context(), testEndpoint(0)))
 		require.NoError(t, guest.Attach(t.Context(), testEndpoint(1)))

@@ -27,7 +27,7 @@ type PeerStatus struct {
 	ID    overlay.PeerID
 	State PeerState
 	Since time.Time // of State
-	// Added: by AddPeer; else it is here because Config.Admit let it in.
+	// Added: by AddPeer; else it is here because Config.Admission let it in.
 	Added bool
 	// Path is how the link reaches it; zero without a link. RTT is the core's own
 	// measure when the link has none.

@@ -32,8 +32,10 @@ type Config struct {
 	// Policy says which flows may leave the overlay; nil = bypass.Never. Without a
 	// bypass host none can. See [Network.SetPolicy].
 	Policy bypass.Policy
-	// Admit says which peers may link to us besides those added; nil = none.
-	Admit overlay.Admit
+	// Admission is the rule of who may be linked; nil = the allow-list of those added
+	// (AddPeer). With a rule, adding a peer says only that it shall be linked: it must be
+	// admitted as well. See package overlay/membership.
+	Admission overlay.Admission
 	// Learn: stations whose frames come from the device are learned and announced,
 	// besides those attached. Without it, only attached endpoints may send.
 	Learn bool

@@ -2,7 +2,8 @@
 // is ([PeerID], [Identity]), the [Link] to it, the [Transport] that makes Links,
 // and the [Signaler] over which two ends find each other. Implementations live in
 // packages of their own: overlay/icedtls (DTLS over ICE), overlay/tcpsignal,
-// overlay/overlaytest (in memory, with the conformance suite).
+// overlay/overlaytest (in memory, with the conformance suite). [Admission] is the rule of
+// who belongs to a network; overlay/membership has some.
 package overlay
 
 import (
@@ -107,9 +108,9 @@ type Transport interface {
 	// Dial makes a Link to peer, or fails with an *OpError that wraps one of this
 	// package's errors. It may be called by several goroutines.
 	Dial(ctx context.Context, peer PeerID) (Link, error)
-	// Accept returns the next Link that a peer made to us; strangers whom Admit
-	// refuses never come out of it. It fails only when ctx ends or the Transport
-	// is closed.
+	// Accept returns the next Link that a peer made to us; strangers whom the
+	// Admission refuses never come out of it. It fails only when ctx ends or the
+	// Transport is closed.
 	Accept(ctx context.Context) (Link, error)
 	// Stats is a snapshot.
 	Stats() TransportStats
@@ -127,15 +128,11 @@ type TransportStats struct {
 	Dropped uint64
 }
 
-// Admit says whether peer may be linked. It must not block and may be called by
-// several goroutines.
-type Admit func(peer PeerID) bool
-
 // Env is what a Transport is opened with. The core fills it in.
 type Env struct {
-	Identity *Identity
-	Admit    Admit        // never nil
-	Logger   *slog.Logger // never nil
+	Identity  *Identity
+	Admission Admission    // never nil
+	Logger    *slog.Logger // never nil
 }
 
 // Opener opens a Transport when a Network runs, for example icedtls.Open(config).

@@ -89,6 +89,9 @@ func preflight(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
 		checkRendezvous(ctx, cfg, running),
 		checkTAP(ctx, cfg, running),
 	}
+	if cfg.Membership != "" {
+		list = append(list, checkMembership(cfg))
+	}
 	if cfg.Bridge == "" {
 		return list
 	}
@@ -116,6 +119,27 @@ func finding(what, detail string, err error, remedy string) underlay.Finding {
 		return underlay.Finding{What: what, Detail: oneLine(err), Remedy: remedy}
 	}
 	return underlay.Finding{What: what, OK: true, Detail: detail}
+}
+
+// checkMembership: is the folder there, ours, and of this network, and does it count now?
+func checkMembership(cfg *nodecfg.Config) underlay.Finding {
+	const what = "membership"
+	remedy := "node id -identity " + cfg.Identity + " -request makes a request; node ca issue a folder of it, to be copied to " + cfg.Membership
+	id, err := overlay.LoadIdentity(cfg.Identity)
+	if err != nil {
+		return finding(what, "", err, remedy)
+	}
+	m, err := openMember(cfg, id.ID(), nil)
+	if err != nil {
+		return finding(what, "", err, remedy)
+	}
+	s := m.Status()
+	if s.Err != nil {
+		return finding(what, "", s.Err, remedy)
+	}
+	f := finding(what, "until "+s.Until.Format(time.DateTime), nil, "")
+	f.Remedy = strings.Join(s.Warnings(time.Now()), "; ") // ok, but mind it
+	return f
 }
 
 func checkIdentity(cfg *nodecfg.Config) underlay.Finding {

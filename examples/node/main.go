@@ -8,6 +8,7 @@
 //	node attach -config node.json X   add or replace the endpoint X (JSON), until the end
 //	node detach -config node.json X   take the endpoint of that name off the network
 //	node id -identity FILE            print the peer ID, making the identity if need be
+//	node ca init|issue|revoke|...     say who is a member of the network: see node ca -h
 //
 // The least node.json, for the overlay only; 10.99.0.1 is this host, and it serves
 // NATS, over which nodes find each other, too:
@@ -25,8 +26,14 @@
 //	  "status": "/run/vias/status.sock"
 //	}
 //
-// (the others' has "signal": {"nats": {"urls": ["nats://10.99.0.1:4222"]}}), and what it
-// takes besides to bypass:
+// (the others' has "signal": {"nats": {"urls": ["nats://10.99.0.1:4222"]}}).
+//
+// Instead of a list of who may link there can be an authority that says so:
+//
+//	"membership": "/var/lib/vias/blue",
+//
+// is the folder that it made for this node (docs/membership.md). "peers" then says whom
+// to link to, and need not name all. What it takes besides to bypass:
 //
 //	"bridge": "br0", "openflow": "unix:/run/openvswitch/br0.mgmt", "uplink": "eth0",
 //	"policy": {"default": "bypass", "rules": [{"port": 22, "action": "overlay"}]},
@@ -72,10 +79,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	commands := map[string]command{
 		"": runCommand, "run": runCommand, "check": checkCommand, "status": statusCommand,
 		"policy": policyCommand, "attach": attachCommand, "detach": detachCommand, "id": idCommand,
+		"ca": caCommand,
 	}
 	do := commands[name]
 	if do == nil {
-		fmt.Fprintf(stderr, "node: no command %q: there are run, check, status, policy, attach, detach and id\n", name)
+		fmt.Fprintf(stderr, "node: no command %q: there are run, check, status, policy, attach, detach, id and ca\n", name)
 		return 2
 	}
 	err := do(ctx, args, stdout, stderr)

@@ -22,6 +22,7 @@ import (
 	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/ofctl"
 	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/overlay/membership"
 	"github.com/viasnet/vias/overlay/natssignal/embedded"
 	"github.com/viasnet/vias/tap"
 )
@@ -29,6 +30,7 @@ import (
 // node is a running node.
 type node struct {
 	cfg     *nodecfg.Config
+	member  *membership.Member // nil = the peers are the allow-list
 	log     *slog.Logger
 	since   time.Time
 	network *vias.Network
@@ -104,6 +106,12 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 		OpenRate:  cfg.OpenRate,
 		Logger:    log,
 	}
+	if cfg.Membership != "" {
+		if n.member, err = openMember(cfg, identity.ID(), log); err != nil {
+			return err
+		}
+		config.Admission = n.member
+	}
 	if cfg.Bridge != "" {
 		kernel, err := underlay.Open(underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink, Logger: log})
 		if err != nil {
@@ -127,6 +135,15 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 	}
 	log.Info("node has ended")
 	return nil
+}
+
+// openMember reads who is a member.
+func openMember(cfg *nodecfg.Config, self overlay.PeerID, log *slog.Logger) (*membership.Member, error) {
+	c := membership.Config{Network: cfg.Network, Self: self, Dir: cfg.Membership, Logger: log}
+	if cfg.MembershipLists == nodecfg.ListsWarn {
+		c.Lists = membership.Warn
+	}
+	return membership.Open(c)
 }
 
 // side is the bypass's half of this machine.
@@ -198,6 +215,9 @@ func (n *node) work(ctx context.Context, socket *statusSocket) error {
 	g.Go(func() error { n.logEvents(events); return nil })
 	g.Go(func() error { return n.serveStatus(rest, socket) })
 	g.Go(func() error { return n.attach(netctx) })
+	if n.member != nil {
+		g.Go(func() error { n.member.Run(rest); return nil })
+	}
 	if n.cfg.Signal.Serve.IsValid() {
 		g.Go(func() error { return n.rendezvous(rest) })
 	}

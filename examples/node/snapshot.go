@@ -32,7 +32,18 @@ func (n *node) snapshot(ctx context.Context) nodeapi.Status {
 		Flows:     n.flows(ctx),
 		Policy:    policy,
 		Stats:     n.stats(peers),
+
+		Membership: n.membership(),
 	}
+}
+
+// membership is ours, if an authority says who is a member.
+func (n *node) membership() *nodeapi.Membership {
+	if n.member == nil {
+		return nil
+	}
+	s := n.member.Status()
+	return &nodeapi.Membership{Until: s.Until, Warnings: s.Warnings(time.Now())}
 }
 
 func (n *node) endpoints(peers []vias.PeerStatus) []nodeapi.Endpoint {

@@ -47,6 +47,12 @@ func printStatus(out io.Writer, s *nodeapi.Status) error {
 	fmt.Fprintf(w, "node %s\nnetwork %s, %s, pid %d, since %s, workloads' MTU %d\n", s.ID, s.Network, state, s.PID,
 		s.Since.Format(time.DateTime), s.MTU)
 	fmt.Fprintf(w, "policy: %s by default, %d rules\n", cmp.Or(s.Policy.Default, "overlay"), len(s.Policy.Rules))
+	if m := s.Membership; m != nil {
+		fmt.Fprintf(w, "member until %s\n", m.Until.Format(time.DateTime))
+		for _, text := range m.Warnings {
+			fmt.Fprintf(w, "mind: %s\n", text)
+		}
+	}
 	fmt.Fprintln(w, "\nPEER\tSTATE\tRTT\tPATH")
 	for _, p := range s.Peers {
 		rtt := "-"

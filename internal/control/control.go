@@ -67,9 +67,10 @@ type Channel uint8
 
 // Channels. Unknown ones are ignored: a later version may have more.
 const (
-	ChannelHello    Channel = iota // a Hello, the first message
-	ChannelAnnounce                // an Announcement
-	ChannelBypass                  // opaque: between two bypass Members
+	ChannelHello      Channel = iota // a Hello, the first message
+	ChannelAnnounce                  // an Announcement
+	ChannelBypass                    // opaque: between two bypass Members
+	ChannelCredential                // opaque: what the sender's admission rule shows
 )
 
 // Message is one message, complete. Body is the receiver's.

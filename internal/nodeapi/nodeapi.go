@@ -51,6 +51,15 @@ type Status struct {
 	Flows     []Flow         `json:"flows"`
 	Policy    nodecfg.Policy `json:"policy"`
 	Stats     Stats          `json:"stats"`
+	// Membership is absent where the peers are the allow-list.
+	Membership *Membership `json:"membership,omitempty"`
+}
+
+// Membership is that of the node, as an authority signed it.
+type Membership struct {
+	Until time.Time `json:"until"`
+	// Warnings are what an operator must see to, each with what to do.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Endpoint is a workload, local or a peer's.

@@ -29,7 +29,13 @@ type Config struct {
 	Identity string `json:"identity"`
 	// Network names the layer-2 network; all its nodes must name it alike.
 	Network string `json:"network"`
-	Signal  Signal `json:"signal"`
+	// Membership is the folder that `node ca` made for this node: who is a member may
+	// link. "" = the peers may, and nobody else.
+	Membership string `json:"membership,omitempty"`
+	// MembershipLists says what happens while there is no valid revocation list:
+	// "require" (default): nobody is admitted; "warn": the last list counts.
+	MembershipLists string `json:"membership_lists,omitempty"`
+	Signal          Signal `json:"signal"`
 	// Listen is the UDP address of the overlay; port 0 = any.
 	Listen netip.AddrPort `json:"listen"`
 	// STUN servers, "HOST:PORT", tell the overlay's address as seen from outside.
@@ -90,7 +96,7 @@ type Endpoint struct {
 	Tag string `json:"tag,omitempty"`
 }
 
-// Peer is a node that may be linked.
+// Peer is a node to link to. Without Membership it is admitted by being one.
 type Peer struct {
 	ID overlay.PeerID `json:"id"`
 	// Name is for people; "" = the ID's beginning.

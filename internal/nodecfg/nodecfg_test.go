@@ -74,6 +74,8 @@ func TestRefused(t *testing.T) {
 		{`"/run/vias/status.sock"`, `""`, "status: no path"},
 		{`/run/vias/status.sock`, "/" + strings.Repeat("x", 107), "at most 107 bytes"},
 		{`"lease": "10s"`, `"lease": "10s", "log": "loud"`, `log: "loud"`},
+		{`"lease": "10s"`, `"membership": "/x", "membership_lists": "maybe"`, `membership_lists: "maybe"`},
+		{`"lease": "10s"`, `"membership_lists": "warn"`, "membership_lists: there is no membership"},
 		{`"10s"`, `"1500ms"`, "lease: want whole seconds"},
 		{`"10s"`, `"-10s"`, "lease: "},
 		{`"10s"`, `"soon"`, "lease: "},

@@ -24,6 +24,12 @@ const (
 	maxRate    = 1_000_000
 )
 
+// Values of Config.MembershipLists.
+const (
+	ListsRequire = "require"
+	ListsWarn    = "warn"
+)
+
 // Validate returns the first thing that is wrong with c, in one line.
 func (c *Config) Validate() error {
 	for _, check := range []func() error{
@@ -49,6 +55,14 @@ func (c *Config) checkRequired() error {
 		return errors.New("status: no path given")
 	case len(c.Status) > maxPath:
 		return fmt.Errorf("status: a unix socket's path has at most %d bytes, this has %d", maxPath, len(c.Status))
+	}
+	switch c.MembershipLists {
+	case "", ListsRequire, ListsWarn:
+	default:
+		return fmt.Errorf("membership_lists: %q is none of %s, %s", c.MembershipLists, ListsRequire, ListsWarn)
+	}
+	if c.Membership == "" && c.MembershipLists != "" {
+		return errors.New("membership_lists: there is no membership: name the folder, or leave both out")
 	}
 	for _, s := range c.STUN {
 		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || port == "" {

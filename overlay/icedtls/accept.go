@@ -3,6 +3,8 @@ package icedtls
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/viasnet/vias/overlay"
 )
@@ -28,7 +30,7 @@ func (t *Transport) offered(e *envelope, m *message) {
 	case e.verify(from) != nil:
 		t.wrongKey.Add(1)
 		return
-	case !t.env.Admit(from):
+	case t.env.Admission.Admit(from, m.Credential) != nil:
 		t.refuse(id, from)
 		return
 	}
@@ -104,6 +106,13 @@ func (t *Transport) makeInbound(ctx context.Context, s *session, m *message) (*l
 	if err := t.post(s, kindAnswer); err != nil {
 		return nil, err
 	}
+	if len(m.Candidates) == 0 {
+		more, err := t.candidates(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		m.Candidates = more.Candidates
+	}
 	l, err := s.establish(ctx, m)
 	switch {
 	case errors.Is(err, overlay.ErrWrongPeer):
@@ -111,15 +120,30 @@ func (t *Transport) makeInbound(ctx context.Context, s *session, m *message) (*l
 		return nil, err
 	case err != nil:
 		return nil, err
-	case !t.adopt(l):
-		_ = l.Close()
-		return nil, overlay.ErrClosed
-	case !t.env.Admit(s.peer): // no longer
-		t.refused.Add(1)
-		_ = l.Close()
-		return nil, overlay.ErrRefused
 	}
-	return l, nil
+	return t.complete(l)
+}
+
+// candidates waits for those of a dialler that had not admitted us when it made its
+// offer. The answer is repeated until they come.
+func (t *Transport) candidates(ctx context.Context, s *session) (*message, error) {
+	wait := offerFirst
+	again := time.NewTimer(wait)
+	defer again.Stop()
+	for {
+		select {
+		case m := <-s.answers:
+			return m, nil
+		case <-again.C:
+			if reply := s.reply.Load(); reply != nil {
+				t.send(s.peer, *reply)
+			}
+			wait = min(2*wait, offerLast)
+			again.Reset(wait)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no candidates: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // deliver gives l to Accept.

@@ -330,7 +330,8 @@ func TestReplay(t *testing.T) {
 func TestFlood(t *testing.T) {
 	n := newTestNet()
 	friend := overlaytest.NewIdentity(t)
-	b := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), func(id overlay.PeerID) bool { return id == friend.ID() })
+	b := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t),
+		overlay.AdmitFunc(func(id overlay.PeerID) bool { return id == friend.ID() }))
 	stranger := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), nil)
 	now := time.Now()
 	for range 1000 {

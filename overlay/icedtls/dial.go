@@ -138,8 +138,12 @@ func (t *Transport) call(ctx context.Context, d *dial) (_ *link, err error) {
 	if err := s.start(ctx); err != nil {
 		return nil, dialError(ctx, "gather candidates", err)
 	}
+	s.told = t.env.Admission.Admit(d.peer, nil) == nil
 	answer, err := t.offer(ctx, s)
 	if err != nil {
+		return nil, err
+	}
+	if err := t.answered(s, answer); err != nil {
 		return nil, err
 	}
 	l, err := s.establish(ctx, answer)
@@ -149,9 +153,33 @@ func (t *Transport) call(ctx context.Context, d *dial) (_ *link, err error) {
 		return nil, err
 	case err != nil:
 		return nil, dialError(ctx, "connect", err)
-	case !t.adopt(l):
+	}
+	return t.complete(l)
+}
+
+// answered is before anything of ours goes to the peer's addresses: may it be linked? It is
+// told our candidates then, if the offer did not.
+func (t *Transport) answered(s *session, answer *message) error {
+	if err := t.env.Admission.Admit(s.peer, answer.Credential); err != nil {
+		t.refused.Add(1)
+		return fmt.Errorf("%w: %w", overlay.ErrNotAdmitted, err)
+	}
+	if s.told {
+		return nil
+	}
+	return t.post(s, kindCandidates)
+}
+
+// complete is the last step to a Link, of both ends.
+func (t *Transport) complete(l *link) (*link, error) {
+	if !t.adopt(l) {
 		_ = l.Close()
 		return nil, overlay.ErrClosed
+	}
+	if err := t.env.Admission.Admit(l.Peer(), nil); err != nil { // no longer
+		t.refused.Add(1)
+		_ = l.Close()
+		return nil, fmt.Errorf("%w: %w", overlay.ErrNotAdmitted, err)
 	}
 	return l, nil
 }

@@ -90,12 +90,12 @@ func TestTransportAllInterfaces(t *testing.T) {
 	})
 }
 
-func openTransport(t testing.TB, open overlay.Opener, id *overlay.Identity, admit overlay.Admit) *Transport {
+func openTransport(t testing.TB, open overlay.Opener, id *overlay.Identity, admit overlay.Admission) *Transport {
 	t.Helper()
 	if admit == nil {
-		admit = func(overlay.PeerID) bool { return true }
+		admit = overlay.AdmitFunc(func(overlay.PeerID) bool { return true })
 	}
-	tr, err := open(context.Background(), overlay.Env{Identity: id, Admit: admit, Logger: slog.New(slog.DiscardHandler)})
+	tr, err := open(context.Background(), overlay.Env{Identity: id, Admission: admit, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = tr.Close() })
 	return tr.(*Transport)

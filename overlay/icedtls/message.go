@@ -23,10 +23,13 @@ const (
 	kindOffer uint8 = 1 + iota
 	kindAnswer
 	kindRefusal
+	// kindCandidates follows an answer: the dialler's candidates, where its offer had
+	// none since it had not admitted the peer yet.
+	kindCandidates
 )
 
 const (
-	messageVersion = 1
+	messageVersion = 2
 	// messageAge is how far a message's time may be from ours: it bounds how long
 	// an old offer can be played again, and how wrong clocks may be.
 	messageAge    = 10 * time.Minute
@@ -56,6 +59,7 @@ type message struct {
 	Time       int64 // Unix, ms
 	Ufrag, Pwd string
 	Candidates []candidate
+	Credential []byte // overlay.Admission's
 }
 
 // candidate is an ICE candidate as far as UDP needs it.
@@ -163,7 +167,7 @@ func (c codec) parse(b []byte) (*envelope, *message, error) {
 
 func (m *message) wellFormed() bool {
 	if m.Version != messageVersion || len(m.From) != 32 || len(m.To) != 32 || len(m.Session) != 16 ||
-		len(m.Candidates) > maxCandidates {
+		len(m.Candidates) > maxCandidates || len(m.Credential) > overlay.MaxCredential {
 		return false
 	}
 	for i := range m.Candidates {
@@ -177,8 +181,10 @@ func (m *message) wellFormed() bool {
 	case kindOffer, kindAnswer:
 		return len(m.Ufrag) >= minUfrag && len(m.Ufrag) <= maxCredential &&
 			len(m.Pwd) >= minPassword && len(m.Pwd) <= maxCredential
+	case kindCandidates:
+		return m.Ufrag == "" && m.Pwd == "" && len(m.Candidates) > 0 && len(m.Credential) == 0
 	case kindRefusal:
-		return m.Ufrag == "" && m.Pwd == "" && len(m.Candidates) == 0
+		return m.Ufrag == "" && m.Pwd == "" && len(m.Candidates) == 0 && len(m.Credential) == 0
 	}
 	return false
 }

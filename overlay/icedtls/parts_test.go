@@ -66,6 +66,11 @@ func TestMessageRejects(t *testing.T) {
 		"type":           func(m *message) { m.Candidates[0].Kind = 7 },
 		"too many":       func(m *message) { m.Candidates = make([]candidate, maxCandidates+1) },
 		"refusal":        func(m *message) { m.Kind = kindRefusal },
+		"bare refusal": func(m *message) {
+			*m = message{Version: m.Version, Kind: kindRefusal, From: m.From, To: m.To, Session: m.Session, Credential: []byte{1}}
+		},
+		"candidates": func(m *message) { m.Kind = kindCandidates },
+		"credential": func(m *message) { m.Credential = make([]byte, overlay.MaxCredential+1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := offerMessage(id.ID(), overlay.PeerID{1})
@@ -85,10 +90,13 @@ func FuzzMessage(f *testing.F) {
 	require.NoError(f, err)
 	s, err := newSigner(id)
 	require.NoError(f, err)
-	for _, kind := range []uint8{kindOffer, kindAnswer, kindRefusal} {
+	for _, kind := range []uint8{kindOffer, kindAnswer, kindRefusal, kindCandidates} {
 		m := offerMessage(id.ID(), overlay.PeerID{1})
 		if m.Kind = kind; kind == kindRefusal {
-			m.Ufrag, m.Pwd, m.Candidates = "", "", nil
+			m.Candidates = nil
+		}
+		if kind == kindRefusal || kind == kindCandidates {
+			m.Ufrag, m.Pwd = "", ""
 		}
 		b, err := s.seal(m)
 		require.NoError(f, err)

@@ -40,6 +40,7 @@ type session struct {
 	id        sessionID
 	peer      overlay.PeerID
 	dialler   bool
+	told      bool // the offer has our candidates: the peer was admitted before it answered
 
 	// Fixed by start; ufrag, cid and addrs belong to the socket's tables.
 	agent   *ice.Agent

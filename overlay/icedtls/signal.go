@@ -23,18 +23,34 @@ func (t *Transport) post(s *session, kind uint8) error {
 	m := &message{
 		Version: messageVersion, Kind: kind,
 		From: t.self[:], To: s.peer[:], Session: s.id[:],
-		Time:  time.Now().UnixMilli(),
-		Ufrag: s.ufrag, Pwd: s.pwd, Candidates: s.offered,
+		Time: time.Now().UnixMilli(),
 	}
+	t.fill(m, s)
 	b, err := t.signer.seal(m)
 	if err != nil {
 		return err
 	}
-	if kind == kindAnswer {
+	if kind == kindAnswer || kind == kindCandidates {
 		s.reply.Store(&b)
 	}
 	t.send(s.peer, b)
 	return nil
+}
+
+// fill puts into m what its kind tells. Nobody is told where we are before our own rule
+// admits them: the peer of an answer or of candidates was, that of an offer may not have been.
+func (t *Transport) fill(m *message, s *session) {
+	switch m.Kind {
+	case kindOffer:
+		m.Ufrag, m.Pwd, m.Credential = s.ufrag, s.pwd, t.env.Admission.Credential()
+		if s.told {
+			m.Candidates = s.offered
+		}
+	case kindAnswer:
+		m.Ufrag, m.Pwd, m.Credential, m.Candidates = s.ufrag, s.pwd, t.env.Admission.Credential(), s.offered
+	case kindCandidates:
+		m.Candidates = s.offered
+	}
 }
 
 // send never blocks: what matters is sent again.
@@ -97,11 +113,13 @@ func (t *Transport) signalled(from overlay.PeerID, b []byte, now time.Time) erro
 		t.offered(e, m)
 		return nil
 	}
-	t.mu.Lock()
-	s := t.calls[sessionID(m.Session)]
-	t.mu.Unlock()
-	if s == nil || s.peer != from {
-		return nil // an answer that was repeated, or came too late
+	s := t.sessionOf(from, m)
+	if s == nil {
+		return nil // repeated, or too late
+	}
+	if reply := s.reply.Load(); reply != nil && m.Kind == kindAnswer {
+		t.send(from, *reply) // it has not heard our candidates
+		return nil
 	}
 	if err := e.verify(from); err != nil {
 		s.impostors.Do(func() { close(s.impostor) })
@@ -112,4 +130,18 @@ func (t *Transport) signalled(from overlay.PeerID, b []byte, now time.Time) erro
 	default:
 	}
 	return nil
+}
+
+// sessionOf is the session that m, which is no offer, is about; nil = none.
+func (t *Transport) sessionOf(from overlay.PeerID, m *message) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.calls[sessionID(m.Session)]
+	if m.Kind == kindCandidates {
+		s = t.inbound[from]
+	}
+	if s == nil || s.peer != from || s.id != sessionID(m.Session) {
+		return nil
+	}
+	return s
 }

@@ -170,7 +170,7 @@ func TestOpenTwice(t *testing.T) {
 	require.Error(t, err)
 }
 
-func (p *peer) env() overlay.Env { return overlay.Env{Identity: p.id, Admit: p.admits} }
+func (p *peer) env() overlay.Env { return overlay.Env{Identity: p.id, Admission: p} }
 
 func BenchmarkLink(b *testing.B) {
 	_, l, r := newPair(b, Config{})

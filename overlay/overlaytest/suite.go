@@ -37,22 +37,44 @@ type peer struct {
 	overlay.Transport
 	id *overlay.Identity
 
-	mu    sync.Mutex
-	admit overlay.Admit
+	mu         sync.Mutex
+	admit      func(overlay.PeerID) bool
+	credential []byte
+	shown      map[overlay.PeerID]string // the last that each peer showed
 }
 
 func (p *peer) ID() overlay.PeerID { return p.id.ID() }
 
-func (p *peer) setAdmit(a overlay.Admit) {
+func (p *peer) setAdmit(a func(overlay.PeerID) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.admit = a
 }
 
-func (p *peer) admits(id overlay.PeerID) bool {
+// Credential and Admit make a peer the overlay.Admission of its Transport.
+func (p *peer) Credential() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.admit == nil || p.admit(id)
+	return p.credential
+}
+
+func (p *peer) Admit(id overlay.PeerID, credential []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(credential) > 0 {
+		p.shown[id] = string(credential)
+	}
+	if p.admit != nil && !p.admit(id) {
+		return overlay.ErrNotAdmitted
+	}
+	return nil
+}
+
+// wasShown is the last that id showed to p.
+func (p *peer) wasShown(id overlay.PeerID) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shown[id]
 }
 
 func timeout(t testing.TB) context.Context {
@@ -71,8 +93,8 @@ func NewIdentity(t testing.TB) *overlay.Identity {
 
 func openPeer(t testing.TB, open overlay.Opener, id *overlay.Identity) *peer {
 	t.Helper()
-	p := &peer{id: id}
-	tr, err := open(timeout(t), overlay.Env{Identity: id, Admit: p.admits, Logger: slog.New(slog.DiscardHandler)})
+	p := &peer{id: id, shown: map[overlay.PeerID]string{}}
+	tr, err := open(timeout(t), overlay.Env{Identity: id, Admission: p, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	p.Transport = tr
 	t.Cleanup(func() { _ = tr.Close() })

@@ -20,6 +20,8 @@ func RunTransport(t *testing.T, newHarness func(t *testing.T) TransportHarness) 
 	}{
 		{"DialAccept", testDialAccept},
 		{"Refused", testRefused},
+		{"NotAdmitted", testNotAdmitted},
+		{"Credentials", testCredentials},
 		{"WrongPeer", testWrongPeer},
 		{"Impostor", testImpostor},
 		{"Unreachable", testUnreachable},
@@ -83,6 +85,38 @@ func testRefused(t *testing.T, h TransportHarness) {
 		require.Error(t, wait(t, goAccept(ctx, d.to), "Accept").err, "a refused peer came out of Accept")
 		d.to.setAdmit(nil)
 		connect(t, d.from, d.to) // a refusal is not for ever
+	}
+}
+
+// testNotAdmitted: a dialler's own rule counts as well.
+func testNotAdmitted(t *testing.T, h TransportHarness) {
+	a, b := openPair(t, h)
+	for _, d := range []struct{ from, to *peer }{{a, b}, {b, a}} {
+		d.from.setAdmit(func(overlay.PeerID) bool { return false })
+		r := wait(t, goDial(timeout(t), d.from, d.to.ID()), "Dial")
+		require.ErrorIs(t, r.err, overlay.ErrNotAdmitted)
+		requireOp(t, r.err, "dial", d.to.ID())
+		d.from.setAdmit(nil)
+		connect(t, d.from, d.to)
+	}
+}
+
+// testCredentials: each end sees what the other end shows at the time, before there is a
+// Link; the longest credential travels, and an end that admits nobody unseen works.
+func testCredentials(t *testing.T, h TransportHarness) {
+	a, b := openPair(t, h)
+	for i, d := range []struct{ from, to *peer }{{a, b}, {b, a}} {
+		for _, p := range []*peer{d.from, d.to} {
+			p.mu.Lock()
+			p.credential = pattern(overlay.MaxCredential-i, int(p.ID()[0]))
+			clear(p.shown)
+			p.admit = func(id overlay.PeerID) bool { return p.shown[id] != "" } // p.mu is held
+			p.mu.Unlock()
+		}
+		l, r := connect(t, d.from, d.to)
+		require.Equal(t, string(d.from.Credential()), d.to.wasShown(d.from.ID()))
+		require.Equal(t, string(d.to.Credential()), d.from.wasShown(d.to.ID()))
+		deliver(t, l, receive(r), []byte("there"))
 	}
 }
 

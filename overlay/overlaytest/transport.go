@@ -179,9 +179,13 @@ func (t *transport) check(ctx context.Context, far *transport, peer overlay.Peer
 	case t.env.Identity.ID() != t.claim:
 		far.wrongKey.Add(1)
 		return fmt.Errorf("%w: no answer", overlay.ErrUnreachable)
-	case !far.env.Admit(t.claim):
+	case far.env.Admission.Admit(t.claim, t.env.Admission.Credential()) != nil:
 		far.refused.Add(1)
 		return overlay.ErrRefused
+	}
+	if err := t.env.Admission.Admit(peer, far.env.Admission.Credential()); err != nil {
+		t.refused.Add(1)
+		return fmt.Errorf("%w: %w", overlay.ErrNotAdmitted, err)
 	}
 	return nil
 }

@@ -45,8 +45,8 @@ const MaxMessage = overlay.MaxSignal - 1024
 // Config bounds a Signaler. The zero value is fit for some thousand peers.
 type Config struct {
 	// Admit says whose messages are taken at all; it must not block. Nil = everybody's.
-	// Those whom the host's Admit refuses may still have to hear that they are refused.
-	Admit overlay.Admit
+	// Those whom the host's Admission refuses may still have to hear that they are refused.
+	Admit func(overlay.PeerID) bool
 	// MaxPeers is how many peers are remembered at once. Messages of others are dropped
 	// while every one of them has sent something within 4 minutes. Default 4096, which
 	// takes 8 MB at the very most.
