@@ -138,7 +138,8 @@ type Env struct {
 // Opener opens a Transport when a Network runs, for example icedtls.Open(config).
 type Opener func(context.Context, Env) (Transport, error)
 
-// MaxSignal is the longest message in bytes that a Signaler must carry.
+// MaxSignal is the longest message in bytes that a Signaler must carry. One that puts an
+// envelope around messages (overlay/sealed) takes 1 KiB less: keep well below it.
 const MaxSignal = 16 << 10
 
 // Signaler carries small messages between peers that have no Link yet. It is not

@@ -185,13 +185,15 @@ func TestForgery(t *testing.T) {
 		require.NoError(t, err)
 		key, err := newPublicKey(b.keys.young.raw[:])
 		require.NoError(t, err)
-		forger := &author{id: a.ID(), key: eve.id.Key(), identity: opened.identity}
-		packet, err := forger.seal(b.ID(), key, &content{id: opened.id, stamp: b.now(), reply: opened.reply, clock: opened.clock, body: opened.body})
-		require.NoError(t, err)
-		c.deliver(carried{a.ID(), b.ID(), packet})
 		refused := b.Stats().Refused
+		for _, identity := range [][]byte{opened.identity, eve.own.identity} { // whose key it says it is
+			forger := &author{id: a.ID(), key: eve.id.Key(), identity: identity}
+			packet, err := forger.seal(b.ID(), key, &content{id: opened.id, stamp: b.now(), reply: opened.reply, clock: opened.clock, body: opened.body})
+			require.NoError(t, err)
+			c.deliver(carried{a.ID(), b.ID(), packet})
+		}
 		require.Empty(t, b.hears(t))
-		require.Equal(t, refused+1, b.Stats().Refused)
+		require.Equal(t, refused+2, b.Stats().Refused)
 	})
 }
 
@@ -211,6 +213,8 @@ func TestForgedCards(t *testing.T) {
 			require.NoError(t, err)
 			claimed, err := (&author{id: b.ID(), key: eve.id.Key(), identity: b.own.identity}).card(a.ID(), nonce, eve.keys.young.raw, now)
 			require.NoError(t, err)
+			named, err := (&author{id: b.ID(), key: eve.id.Key(), identity: eve.own.identity}).card(a.ID(), nonce, eve.keys.young.raw, now)
+			require.NoError(t, err)
 			other, err := b.own.card(eve.ID(), nonce, b.keys.young.raw, now) // for eve
 			require.NoError(t, err)
 			old, err := b.own.card(a.ID(), [nonceLength]byte{1}, b.keys.young.raw, now)
@@ -218,7 +222,7 @@ func TestForgedCards(t *testing.T) {
 			real, err := b.own.card(a.ID(), nonce, b.keys.young.raw, now)
 			require.NoError(t, err)
 			var out []carried
-			for _, card := range [][]byte{mine, claimed, other, old} {
+			for _, card := range [][]byte{mine, claimed, named, other, old} {
 				out = append(out, carried{b.ID(), a.ID(), card})
 			}
 			for i := headLength; i < len(real); i++ {
@@ -234,6 +238,7 @@ func TestForgedCards(t *testing.T) {
 		<-time.After(askLife + time.Second)
 		c.deliver(held[0]) // the real one, held back for too long
 		synctest.Wait()
+		require.Nil(t, a.contacts.all[b.ID()].key)
 		require.Empty(t, c.seen(kindSealed))
 		c.setRule(nil)
 		a.say(t, b, "again")

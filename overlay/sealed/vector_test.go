@@ -164,6 +164,9 @@ func FuzzPacket(f *testing.F) {
 func FuzzContent(f *testing.F) {
 	f.Add(readVector(f).bytes(f, "content"))
 	f.Add(make([]byte, padding))
+	padded := readVector(f).bytes(f, "content")
+	padded[len(padded)-1] = 1 // there is padding there
+	f.Add(padded)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseContent(b)
 		if err == nil && len(b)%padding == 0 {
