@@ -10,7 +10,7 @@ SCHEDULES ?= 10000
 SOAK ?= 60000
 ROOT := $(shell [ "$$(id -u)" = 0 ] && [ "$$(uname -s)" = Linux ] && echo yes)
 
-.PHONY: demo test test-kernel soak deps lint bench microbench mutate
+.PHONY: demo demo-clouds demo-nested chaos test test-kernel soak deps lint bench evaluate microbench mutate
 
 # As root: two hosts in namespaces, on real Open vSwitch. Otherwise: in one process.
 ifeq ($(ROOT),yes)
@@ -21,24 +21,45 @@ demo:
 	$(GO) run ./examples/quickstart
 endif
 
+# As root: two clouds with one private range and a home, in one network. CLOUDS_FLAGS has -keep and -settle.
+demo-clouds: deps
+	$(GO) run ./examples/clouds $(CLOUDS_FLAGS)
+
+# As root: containers in virtual machines on physical ones, and system containers by LXC.
+demo-nested: deps
+	$(GO) run ./examples/nested
+
+# As root: five minutes in which everything breaks at random under transfers; CHAOS_FLAGS
+# has -seed and -duration.
+chaos: deps
+	$(GO) run ./internal/cmd/chaos $(CHAOS_FLAGS)
+
 # As root every test must run; otherwise the integration tests say why they do not.
 ifeq ($(ROOT),yes)
 test: export VIAS_MUST_RUN := 1
 test: TESTSUM_FLAGS := -noskip
 test: deps
 endif
-# Two runs side by side: what waits for namespaces, switches and clocks, and what computes.
-WAITS := ./internal/lab ./bypass/ofpath ./bypass/underlay ./examples/...
+# Many flows, many schedules, much memory: measured, so without the race detector, whose sight they
+# add nothing to. The other tests of the package do the same with few.
+MANY := ^(TestModel|TestMemory|TestFloods|TestPairs|TestHealthyFlowsStay|TestLagGivesNoFalseAlarm|TestOffersDoNotQueue|TestScan)
+# Four runs side by side: the lab, other tests that wait for namespaces, switches and clocks, the rest, and, when
+# these leave a processor, what computes.
+LAB := ./internal/lab ./internal/lab/nat ./internal/lab/chaos
+WAITS := ./bypass/ofpath ./bypass/underlay ./overlay/xmppsignal ./discover ./examples/cni ./examples/node ./examples/clouds ./bench/internal/measure
 test:
 	@set -euo pipefail; sum=$$(mktemp); trap 'rm -f "$$sum"' EXIT; \
 	race=; if command -v gcc >/dev/null; then race=-race; else echo "no gcc: without the race detector"; fi; \
 	$(GO) build -o "$$sum" ./internal/cmd/testsum; \
-	rest=$$($(GO) list ./... | grep -vxFf <($(GO) list $(WAITS))); \
+	rest=$$($(GO) list ./... | grep -vxFf <($(GO) list $(LAB) $(WAITS) ./bypass)); \
 	run() { "$$@" || echo '{"Action":"run-failed"}'; }; \
 	run_all() { run $(GO) test -json $$race -p 1 -shuffle=on -count=1 -timeout 20m "$$@"; }; \
 	"$$sum" $(TESTSUM_FLAGS) \
+	  <(run_all $(LAB)) \
 	  <(run_all $(WAITS); run $(GO) test -json -count=1 -run '^TestIntegrationScale' ./bypass/ofpath) \
-	  <(run_all $$rest; run nice $(GO) test -json -count=1 -timeout 20m -run '^TestModel' ./bypass -schedules $(SCHEDULES))
+	  <(run_all $$rest; run_all -skip '$(MANY)' ./bypass) \
+	  <(run nice -n 19 $(GO) test -json -count=1 -timeout 20m -run '$(MANY)' ./bypass -schedules $(SCHEDULES); \
+	    run nice -n 19 $(GO) test -json -count=1 -run '^TestScale' .)
 
 # The integration tests on Open vSwitch's kernel datapath, in a kernel that runs as a
 # process: nothing is loaded into this one. scripts/kernel/run.sh says what it takes.
@@ -59,12 +80,18 @@ lint:
 	GOOS=windows $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-# As root: the overlay beside others, by turns, for some 20 minutes, into docs/evaluation;
-# then whether the targets are met. Some of it is built from other modules, into .cache.
+# As root: what each stage of a packet costs, then the overlay beside others, by turns, for some
+# 20 to 25 minutes, into docs/evaluation; then whether the targets are met. Some of it is built
+# from other modules, into .cache.
 bench: deps
 	@sh scripts/deps.sh bench
+	$(GO) run ./bench/budget -out docs/evaluation/packet-budget.md
 	$(GO) run ./bench/run -out docs/evaluation $(BENCH_FLAGS)
 	$(GO) run ./bench/check
+
+# As root: the evaluation of the paper on VIAS, repeated, for some ten minutes, into docs/evaluation.
+evaluate: deps
+	$(GO) run ./bench/evaluate -out docs/evaluation $(EVALUATE_FLAGS)
 
 # Every benchmark of the code, once or for as long as BENCHTIME says.
 microbench:

@@ -41,7 +41,7 @@ func (n *Network) admit(id overlay.PeerID, credential []byte) error {
 }
 
 // checkAdmission ends the link of a peer that is not admitted any more, and shows ours
-// when it has changed. It is called by keepTime.
+// when it has changed. It is called by watchLinks.
 func (c *conn) checkAdmission() error {
 	rule := c.network.config.Admission
 	if rule == nil {

@@ -14,6 +14,7 @@ import (
 // the first message says all (its base is 0), those that follow what changed.
 type announcer struct {
 	dirty chan struct{} // our endpoints may have changed
+	also  func()        // has to know, too; it does not block
 
 	mu   sync.Mutex // guards what follows and serialises announcements
 	list map[tap.MAC]l2.Endpoint
@@ -28,6 +29,9 @@ func (a *announcer) changed() {
 	select {
 	case a.dirty <- struct{}{}:
 	default:
+	}
+	if a.also != nil {
+		a.also()
 	}
 }
 
@@ -45,10 +49,10 @@ func (n *Network) announceChanges(ctx context.Context) error {
 }
 
 func (n *Network) announceDelta() {
-	conns := n.conns()
 	a := &n.told
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	conns := n.conns() // no earlier: who comes up meanwhile is told of the list as it was, and of the change by nobody
 	var add []l2.Endpoint
 	var remove []tap.MAC
 	next := map[tap.MAC]l2.Endpoint{}
@@ -89,11 +93,10 @@ func (n *Network) announceAll(c *conn) {
 // withdraw tells all linked peers that we have no endpoints, for what it is worth:
 // the links are about to be closed.
 func (n *Network) withdraw() {
-	conns := n.conns()
 	n.told.mu.Lock()
 	defer n.told.mu.Unlock()
 	n.told.list = map[tap.MAC]l2.Endpoint{}
-	for _, c := range conns {
+	for _, c := range n.conns() {
 		c.tell(0, nil, nil)
 		_ = c.flush() // the link may be gone, and that is fine
 	}
@@ -143,6 +146,8 @@ func (n *Network) stationsChanged(c l2.Change) {
 	if c.Empty() {
 		return
 	}
+	n.finder.forget(c.Down)
+	n.finder.poke()
 	local := false
 	for _, s := range c.Down {
 		local = local || s.Local()

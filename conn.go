@@ -9,16 +9,18 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/viasnet/vias/internal/control"
 	"github.com/viasnet/vias/internal/pump"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/tap"
 )
 
-// refreshTime is how often a link is asked for its path.
-const refreshTime = 500 * time.Millisecond
+const (
+	// refreshTime is how often a link that is used is asked for its path.
+	refreshTime = 500 * time.Millisecond
+	// restTime is how often one is that is not.
+	restTime = 5 * time.Second
+)
 
 // conn is one link to a peer and the control session on it.
 type conn struct {
@@ -26,15 +28,22 @@ type conn struct {
 	peer    *peer
 	link    overlay.Link
 	port    *pump.Port
-	wake    chan struct{} // something was queued
 
 	sending sync.Mutex // serialises flush: what Output gave is sent in that order
-	batch   *tap.Batch // guarded by sending
-	shown   []byte     // our credential as the peer saw it last; keepTime's own
+	shown   []byte     // our credential as the peer saw it last; watchLinks' own
+	idle    idle       // watchLinks' own
+	sent    uint64     // frames, when the path was asked for last, which was at looked; watchLinks' own
+	looked  time.Time
+	ours    bool // it was we who dialled
 
 	mu      sync.Mutex // guards what follows
 	session *control.Session
-	up      bool // both Hellos are there
+	timer   *time.Timer    // of step, which runs in a goroutine of its own for a moment
+	kicked  bool           // step is to run once more, whenever the timer was to
+	working sync.WaitGroup // steps, and what closes the link
+	up      bool           // both Hellos are there
+	cause   error          // why we ended the link
+	done    bool           // no more steps
 
 	announced uint64 // version of what the peer was told; guarded by the announcer's mu
 }
@@ -42,40 +51,66 @@ type conn struct {
 // errReplaced ends a link that the peer replaced by a newer one.
 var errReplaced = errors.New("the peer made a new link")
 
-// serve uses link until it ends. next is the link that replaced it, if one did;
-// linked tells whether both Hellos were exchanged.
+// serve uses link until it ends. next is the link that replaced it, if one did; linked tells
+// whether both Hellos were exchanged. The peer's goroutine receives meanwhile, and is all that a link takes
+// here: there may be thousands.
 func (p *peer) serve(ctx context.Context, r *running, link overlay.Link) (next overlay.Link, linked bool, err error) {
 	c, err := p.newConn(link, r.device.MTU())
 	if err != nil {
 		_ = link.Close()
 		return nil, false, err
 	}
+	c.start(ctx)
+	err = c.receiver(r).Run()
+	next, err = c.over(err)
+	return next, c.settle(r, err), err
+}
+
+// start shows c to others, and says Hello.
+func (c *conn) start(ctx context.Context) {
+	p := c.peer
 	p.mu.Lock()
 	p.conn = c
+	late := len(p.offered) > 0 // it came before there was a conn to end
 	p.mu.Unlock()
-	if p.removed() { // RemovePeer may have looked before conn was set
-		c.close()
+	switch {
+	case ctx.Err() != nil: // who ends peers may have looked before conn was set
+		c.end(nil)
+	case late:
+		c.end(errReplaced)
 	}
+	c.kick()
+}
 
-	g, gctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(gctx, c.close) // ends RecvBatch
-	g.Go(func() error { return c.receive(r) })
-	g.Go(func() error { return c.keepTime(gctx) })
-	g.Go(func() error {
-		select {
-		case next = <-p.offered:
-			return errReplaced
-		case <-gctx.Done():
-			return nil
-		}
-	})
-	err = g.Wait()
-	stop()
+// over stops what else works for c. It returns the link that replaced c's, and what this one ended for:
+// our own reason, or what receiving failed with.
+func (c *conn) over(received error) (next overlay.Link, err error) {
+	p := c.peer
 	c.close()
-
 	p.mu.Lock()
 	p.conn = nil
+	select {
+	case next = <-p.offered:
+	default:
+	}
 	p.mu.Unlock()
+	c.mu.Lock()
+	c.done = true
+	c.timer.Stop()
+	if err = c.cause; err == nil {
+		err = received
+	}
+	c.mu.Unlock()
+	c.working.Wait()
+	if next != nil {
+		err = errReplaced
+	}
+	return next, err
+}
+
+// settle is when the link has ended because of err; it tells whether both Hellos were exchanged.
+func (c *conn) settle(r *running, err error) (linked bool) {
+	p := c.peer
 	if linked = c.isUp(); linked {
 		c.down(r, err)
 		if errors.Is(err, overlay.ErrNotAdmitted) {
@@ -84,15 +119,15 @@ func (p *peer) serve(ctx context.Context, r *running, link overlay.Link) (next o
 	} else if refusal(err) {
 		p.network.log.Warn("peer refused", "peer", p.id.Short(), "err", err)
 	}
-	return next, linked, err
+	return linked
 }
 
 func (p *peer) newConn(link overlay.Link, mtu int) (*conn, error) {
 	c := &conn{
-		network: p.network, peer: p, link: link, port: pump.NewPort(link),
-		wake:  make(chan struct{}, 1),
-		batch: tap.NewBatch(16, 16*1536),
+		network: p.network, peer: p, link: link, port: pump.NewPort(link), ours: p.ours,
 	}
+	c.timer = time.AfterFunc(time.Hour, c.step) // see kick
+	c.timer.Stop()
 	s, err := control.New(control.Config{
 		ID:      rand.Uint64() | 1, // not 0; a link's datagrams are authenticated, so it need not be secret
 		Network: p.network.config.Name,
@@ -112,16 +147,15 @@ func (c *conn) isUp() bool {
 	return c.up
 }
 
-// receive takes what the peer sends.
-func (c *conn) receive(r *running) error {
-	in := pump.NewIn(pump.InConfig{
+// receiver is who takes what the peer sends.
+func (c *conn) receiver(r *running) *pump.In {
+	return pump.NewIn(pump.InConfig{
 		Shared:  c.network.shared,
 		Port:    c.port,
-		Writer:  r.writer,
+		Writer:  r.writer(c.peer.id),
 		Control: func(d []byte) error { return c.input(d, r) },
 		Flush:   c.flush,
 	})
-	return in.Run()
 }
 
 // input takes one control datagram.
@@ -157,6 +191,7 @@ func (c *conn) message(m control.Message, r *running) error {
 			return fmt.Errorf("%w: %w", control.ErrProtocol, err)
 		}
 		c.network.stationsChanged(change)
+		c.network.finder.guard(c.peer.id, a.Add)
 	case control.ChannelBypass:
 		if r.member != nil {
 			r.member.Receive(c.peer.id, m.Body)
@@ -182,6 +217,7 @@ func (c *conn) rise(r *running) {
 	c.peer.note(PeerLinked, nil, time.Time{})
 	c.port.SetReady(c.peerMTU())
 	n.shared.Ports.Put(c.port)
+	c.peer.failedNow(time.Time{})
 	if c.peer.removed() { // whose port RemovePeer may just have looked for
 		n.shared.Ports.Remove(c.port)
 	}
@@ -205,58 +241,122 @@ func (c *conn) down(r *running, err error) {
 	n.hub.emit(PeerDown{c.peer.id, err})
 }
 
-// keepTime drives the session's timers and sends what others queued.
-func (c *conn) keepTime(ctx context.Context) error {
-	t := time.NewTimer(0)
-	defer t.Stop()
-	var refresh time.Time
+// kick has step run now.
+func (c *conn) kick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done {
+		c.kicked = true
+		c.timer.Reset(0)
+	}
+}
+
+// step drives the session's timers and sends what others queued. It is called by the timer, which it sets
+// for what comes next.
+func (c *conn) step() {
+	c.mu.Lock()
+	if c.done {
+		c.mu.Unlock()
+		return
+	}
+	c.working.Add(1)
+	defer c.working.Done()
+	c.kicked = false
+	err := c.session.Tick(time.Now())
+	c.mu.Unlock()
+	if err == nil {
+		err = c.flush()
+	}
+	if err != nil {
+		c.end(err)
+		return
+	}
+	c.schedule()
+}
+
+// schedule sets the timer for what the session has to do next, unless it is to run at once.
+func (c *conn) schedule() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if due := c.session.Next(); !c.done && !c.kicked && !due.IsZero() {
+		c.timer.Reset(time.Until(due))
+	}
+}
+
+// end ends the link because of err; nil: it was none's fault. It does not wait for that, as those who
+// call it look after other links too.
+func (c *conn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == nil {
+		c.cause = err
+	}
+	if !c.done {
+		c.working.Go(c.close)
+	}
+}
+
+// watchLinks looks after what links have in common: their paths, who is admitted, whether somebody
+// uses them. It is one goroutine for all, at one moment: a thousand links are one wake-up.
+func (n *Network) watchLinks(ctx context.Context) error {
+	tick := time.NewTicker(refreshTime)
+	defer tick.Stop()
+	var conns []*conn
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.wake:
-		case <-t.C:
-		}
-		now := time.Now()
-		if !now.Before(refresh) {
-			refresh = now.Add(refreshTime)
-			c.port.Refresh()
-			if err := c.checkAdmission(); err != nil {
-				return err
+		case now := <-tick.C:
+			conns = n.connsInto(conns[:0])
+			for _, c := range conns {
+				if err := c.look(now); err != nil {
+					c.end(err)
+				}
 			}
+			clear(conns)
 		}
-		c.mu.Lock()
-		err := c.session.Tick(now)
-		c.mu.Unlock()
-		if err == nil {
-			err = c.flush()
-		}
-		if err != nil {
-			return err
-		}
-		c.mu.Lock()
-		next := c.session.Next()
-		c.mu.Unlock()
-		if next.IsZero() || refresh.Before(next) {
-			next = refresh
-		}
-		t.Reset(time.Until(next))
 	}
+}
+
+// connsInto appends all conns to to.
+func (n *Network) connsInto(to []*conn) []*conn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.peers {
+		p.mu.Lock()
+		if p.conn != nil {
+			to = append(to, p.conn)
+		}
+		p.mu.Unlock()
+	}
+	return to
+}
+
+// look returns why the link is to end; nil: it is not.
+func (c *conn) look(now time.Time) error {
+	if used := c.port.Out.Packets(); used != c.sent || now.Sub(c.looked) >= restTime {
+		c.sent, c.looked = used, now
+		c.port.Refresh()
+	}
+	return errors.Join(c.checkAdmission(), c.checkIdle(now))
 }
 
 // flush sends what the session has to send.
 func (c *conn) flush() error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
+	b := c.network.messages.Get().(*tap.Batch)
+	defer c.network.messages.Put(b)
 	for {
-		c.batch.Reset()
+		b.Reset()
 		c.mu.Lock()
-		c.session.Output(c.batch, time.Now())
+		c.session.Output(b, time.Now())
+		b.SetUrgent() // or a flood of frames would end the session
 		c.mu.Unlock()
-		if c.batch.Len() == 0 {
+		if b.Len() == 0 {
 			return nil
 		}
-		if err := c.port.Send(c.batch); err != nil {
+		if err := c.port.Send(b); err != nil {
 			return err
 		}
 	}
@@ -274,10 +374,7 @@ func (c *conn) queue(ch control.Channel, body []byte) bool {
 	if err != nil {
 		return false
 	}
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
+	c.kick()
 	return true
 }
 

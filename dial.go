@@ -11,25 +11,29 @@ import (
 // connect returns a link that the peer made or that we dialled; nil: neither
 // worked, or ctx ended.
 func (p *peer) connect(ctx context.Context, r *running, retry *backoff) overlay.Link {
+	if !p.wanted() {
+		return p.await(ctx, r, retry)
+	}
 	wait := time.Until(retry.due)
 	if p.network.self.Compare(p.id) > 0 {
 		wait = max(wait, patience)
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
-	select {
-	case link := <-p.offered:
-		return link
-	case <-ctx.Done():
-		return nil
-	case <-p.nudge:
-	case <-t.C:
+	for {
+		select {
+		case link := <-p.offered:
+			return link
+		case <-ctx.Done():
+			return nil
+		case <-p.ask: // traffic has no patience, but the back-off stays
+			t.Reset(time.Until(retry.due))
+		case <-p.nudge:
+			return p.dial(ctx, r, retry)
+		case <-t.C:
+			return p.dial(ctx, r, retry)
+		}
 	}
-	if !p.wanted() {
-		retry.due = time.Now().Add(guestTime) // a guest comes by itself
-		return nil
-	}
-	return p.dial(ctx, r, retry)
 }
 
 func (p *peer) wanted() bool {
@@ -62,11 +66,13 @@ func (p *peer) dial(ctx context.Context, r *running, retry *backoff) overlay.Lin
 			return theirs
 		case d := <-dialled:
 			if d.err == nil {
+				p.ours = true
 				return d.link
 			}
 			if ctx.Err() == nil {
 				retry.fail(time.Now())
 				p.note(PeerConnecting, d.err, retry.due)
+				p.failedNow(time.Now())
 			}
 			return nil
 		}

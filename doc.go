@@ -78,6 +78,16 @@
 // link to link, so there are no loops. Frames between local endpoints are the
 // switch's job. Broadcast, multicast and unknown destinations go to every peer.
 //
+// # Directory
+//
+// With [Config].Directory a node links to those peers only that its workloads talk to. Endpoints
+// are published, and looked up when the first frame to one comes, which waits meanwhile. ARP requests
+// and neighbour solicitations are answered on the node, so endpoints have to list their
+// addresses. Links that nobody uses are closed; those to added peers stay. Two nodes that have
+// endpoints of the same address both hear of it (Conflict, [Network.Directory]); who came first
+// keeps it. The directory is not trusted: entries are signed by their nodes. While it is away, what is
+// known goes on.
+//
 // Workloads may have the underlay's MTU, 1500 or 9000: what no datagram of a link holds
 // is cut into smaller TCP segments, or into fragments that are put together before they
 // reach the peer's device. Only what that device would not take is dropped, and its

@@ -39,9 +39,10 @@ type EndpointDown struct {
 	MAC  tap.MAC
 }
 
-// Conflict: a peer announced an address that somebody else holds (zero Holder: we
-// do). It does not get it while the holder keeps it. IP is invalid when it is the
-// MAC that is in conflict.
+// Conflict: a peer announced, or published in the directory, an address that somebody else
+// holds (zero Holder: we do). It does not get it while the holder keeps it. The Claimer may be
+// this node: then peers take nothing of our endpoint's from that address. IP is invalid when it
+// is the MAC that is in conflict.
 type Conflict struct {
 	Claimer, Holder overlay.PeerID
 	MAC             tap.MAC

@@ -44,6 +44,22 @@ func TestFramesAllocateNothing(t *testing.T) {
 	require.Less(t, allocs, 4.0)
 }
 
+// The same where links are made on demand: what is found costs nothing more.
+func TestFoundFramesAllocateNothing(t *testing.T) {
+	f := newFoundIn(t, overlaytest.Config{Queue: 1 << 14}, 2, nil)
+	f.say(0, 1)
+	f.say(1, 0)
+	frames := make([][]byte, 32)
+	for i := range frames {
+		frames[i] = tcpFrame(0, 1, uint16(1000+i), 80, ack, 1300)
+	}
+	in := batch(frames...)
+	for range 200 {
+		pass(t, f.nodes[0], f.nodes[1], in)
+	}
+	require.Less(t, testing.AllocsPerRun(300, func() { pass(t, f.nodes[0], f.nodes[1], in) }), 4.0)
+}
+
 func BenchmarkFrames(b *testing.B) {
 	for name, n := range map[string]int{"batch=1": 1, "batch=64": 64} {
 		b.Run(name, func(b *testing.B) {

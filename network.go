@@ -35,7 +35,13 @@ type Network struct {
 	told    announcer
 	intros  introducer
 	held    released
-	join    joiner // nil = overlay only
+	// finder is nil, and the two others unused, without a Directory.
+	finder    *finder
+	publisher publisher
+	health    directoryHealth
+	join      joiner // nil = overlay only
+	// messages are batches that links' control messages leave in.
+	messages sync.Pool
 
 	ready chan struct{} // closed when Run has everything open
 	done  chan struct{} // closed when Run is over
@@ -60,14 +66,17 @@ const (
 // running is what Run opened.
 type running struct {
 	device    tap.Device
-	writer    *pump.Writer
+	queues    []tap.Device   // of device
+	writers   []*pump.Writer // for each
+	alone     *sync.Mutex    // for pump.OutConfig
 	transport overlay.Transport
-	member    member // nil = overlay only
+	directory overlay.Directory // nil = all peers are known
+	member    member            // nil = overlay only
 }
 
-type policy struct {
-	decide     bypass.Policy
-	generation uint64
+// writer is the one for what a peer sends: always the same, so that its frames stay in order.
+func (r *running) writer(id overlay.PeerID) *pump.Writer {
+	return r.writers[int(id[0])%len(r.writers)]
 }
 
 // New checks c and makes a Network of it. Nothing is opened before Run.
@@ -77,6 +86,9 @@ func New(c Config) (*Network, error) {
 	}
 	if c.Drain == 0 {
 		c.Drain = DefaultDrain
+	}
+	if c.IdleLink == 0 {
+		c.IdleLink = DefaultIdleLink
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -95,6 +107,7 @@ func New(c Config) (*Network, error) {
 			Counters: &pump.Counters{},
 			Opens:    pump.NewOpens(c.OpenRate),
 			Bypass:   c.Bypass != nil,
+			Spares:   pump.NewSpares(),
 		},
 		holds:     flowtable.NewHolds(),
 		ready:     make(chan struct{}),
@@ -102,11 +115,16 @@ func New(c Config) (*Network, error) {
 		peers:     map[overlay.PeerID]*peer{},
 		endpoints: map[string]*endpoint{},
 		wake:      make(chan struct{}, 1),
+		messages:  sync.Pool{New: func() any { return tap.NewBatch(16, 16*1536) }},
 	}
 	n.policy.Store(&policy{c.Policy, 1})
 	n.told.init()
 	n.intros.init()
 	n.held.init()
+	n.publisher.init()
+	if c.Directory != nil {
+		n.finder, n.told.also = newFinder(n), n.publisher.poke
+	}
 	if c.Bypass != nil {
 		n.join = hostJoiner{c.Bypass}
 	}
@@ -161,6 +179,7 @@ func (n *Network) open(ctx context.Context) (*running, error) {
 	r := &running{}
 	if err := n.openInto(ctx, r); err != nil {
 		r.close(n.log)
+		r.closeDirectory(n.log)
 		return nil, err
 	}
 	return r, nil
@@ -170,10 +189,19 @@ func (n *Network) openInto(ctx context.Context, r *running) (err error) {
 	if r.device, err = n.config.Device(ctx); err != nil {
 		return fmt.Errorf("open device: %w", err)
 	}
-	r.writer = pump.NewWriter(r.device)
+	if r.queues = tap.Queues(r.device); len(r.queues) > tap.MaxQueues {
+		return fmt.Errorf("open device: %d queues; at most %d", len(r.queues), tap.MaxQueues)
+	}
+	r.writers = pump.NewWriters(r.queues)
+	if n.config.Bypass != nil && len(r.queues) > 1 {
+		r.alone = &sync.Mutex{}
+	}
 	r.transport, err = n.config.Transport(ctx, overlay.Env{Identity: n.config.Identity, Admission: admission{n}, Logger: n.log})
 	if err != nil {
 		return fmt.Errorf("open transport: %w", err)
+	}
+	if err := n.openDirectory(ctx, r); err != nil {
+		return fmt.Errorf("open directory: %w", err)
 	}
 	if n.join == nil {
 		return nil
@@ -219,13 +247,20 @@ func (n *Network) runOpen(ctx context.Context, r *running) error {
 	n.running.Store(r)
 	n.giveMemberPolicy(r)
 
-	g.Go(func() error { return n.sendFrames(r) })
+	for i := range r.queues {
+		g.Go(func() error { return n.sendFrames(r, i) })
+	}
 	g.Go(func() error { return n.watchDevice(work, r) })
 	g.Go(func() error { return n.acceptLinks(work, r) })
 	g.Go(func() error { return n.runPeers(work, r) })
+	g.Go(func() error { return n.watchLinks(work) })
 	g.Go(func() error { return n.housekeep(work) })
 	g.Go(func() error { return n.announceChanges(work) })
 	g.Go(func() error { return n.watchAdmission(work, r) })
+	if r.directory != nil {
+		g.Go(func() error { return n.finder.find(work, r) })
+		g.Go(func() error { return n.publish(work, r.directory) })
+	}
 	if r.member != nil {
 		g.Go(func() error { return n.expireHeld(work) })
 		g.Go(func() error { return n.injectHeld(work, r.member) })
@@ -251,6 +286,8 @@ func (n *Network) runOpen(ctx context.Context, r *running) error {
 	n.running.Store(nil)
 	r.close(n.log)
 	err := g.Wait()
+	n.finder.giveUp()
+	r.closeDirectory(n.log)
 	n.releaseAll()
 	if errors.Is(err, errStopped) {
 		err = nil
@@ -269,12 +306,14 @@ func (n *Network) ended(err error) error {
 	return err
 }
 
-// sendFrames moves frames from the device to the links.
-func (n *Network) sendFrames(r *running) error {
+// sendFrames moves frames from one of the device's queues to the links.
+func (n *Network) sendFrames(r *running, queue int) error {
 	out := pump.NewOut(pump.OutConfig{
 		Shared:  n.shared,
-		Device:  r.device,
-		Writer:  r.writer,
+		Device:  r.queues[queue],
+		Queue:   queue,
+		Alone:   r.alone,
+		Writer:  r.writers[queue],
 		Learn:   n.config.Learn,
 		Learned: n.told.changed,
 		Trigger: pump.Trigger{
@@ -284,14 +323,18 @@ func (n *Network) sendFrames(r *running) error {
 			Holds:   n.holds,
 			Held:    n.held.added,
 		},
+		Finder: n.pumpFinder(),
 	})
+	if n.finder != nil && queue == 0 {
+		n.finder.out.Store(out)
+	}
 	return n.ended(out.Run())
 }
 
 // watchDevice waits for a failure to write.
 func (n *Network) watchDevice(ctx context.Context, r *running) error {
 	select {
-	case err := <-r.writer.Failed():
+	case err := <-r.writers[0].Failed():
 		return n.ended(err)
 	case <-ctx.Done():
 		return nil
@@ -330,33 +373,4 @@ func (n *Network) Ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return &OpError{"ready", n.config.Name, context.Cause(ctx)}
 	}
-}
-
-// SetPolicy replaces the policy; nil = bypass.Never. Flows that it no longer
-// allows come back to the overlay now; those that it newly allows are moved as
-// their packets come by. Without a bypass host it changes nothing.
-func (n *Network) SetPolicy(p bypass.Policy) {
-	if p == nil {
-		p = bypass.Never
-	}
-	n.setting.Lock()
-	defer n.setting.Unlock()
-	n.policy.Store(&policy{p, n.policy.Load().generation + 1})
-	if r := n.running.Load(); r != nil && r.member != nil {
-		r.member.SetPolicy(p)
-	}
-}
-
-// giveMemberPolicy makes up for a SetPolicy while the host was being joined.
-func (n *Network) giveMemberPolicy(r *running) {
-	n.setting.Lock()
-	defer n.setting.Unlock()
-	if p := n.policy.Load(); r.member != nil && p.generation > 1 {
-		r.member.SetPolicy(p.decide)
-	}
-}
-
-func (n *Network) policyNow() (bypass.Policy, uint64) {
-	p := n.policy.Load()
-	return p.decide, p.generation
 }

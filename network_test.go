@@ -32,6 +32,8 @@ func TestFramesBothWays(t *testing.T) {
 		require.Equal(t, Count{1, 18}, p.Received)
 		require.Equal(t, overlay.PathMemory, p.Path.Kind)
 		require.Equal(t, 2*time.Millisecond, p.Path.RTT)
+		require.Positive(t, p.Link.Sent.Datagrams)
+		require.Positive(t, p.Link.Received.Bytes)
 		require.Equal(t, "b", p.Endpoints[0].Name)
 		require.Equal(t, "tag-b", p.Endpoints[0].Tag)
 		require.True(t, p.Added)
@@ -140,8 +142,11 @@ func TestLearning(t *testing.T) {
 		hello := ethernet(tap.Broadcast, vm, "hello")
 		a.send(hello)
 		eventually(t, func() bool { return len(b.Peers()[0].Endpoints) == 2 })
-		// The first frame came before the announcement and was dropped; a workload repeats.
-		a.send(hello)
+		synctest.Wait()
+		// If the first frame came before its announcement it was dropped; a workload repeats.
+		if b.Stats().Received.Frames == 0 {
+			a.send(hello)
+		}
 		b.expect(hello)
 		answer := ethernet(vm, testMAC(1), "hi")
 		b.send(answer)

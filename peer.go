@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,10 +32,14 @@ type peer struct {
 	network *Network
 	id      overlay.PeerID
 	offered chan overlay.Link // links that the peer made, newest only
-	gone    chan struct{}     // closed by RemovePeer
-	ended   chan struct{}     // closed when run is over
-	nudge   chan struct{}     // dial now
-	before  *peer             // an earlier peer of this ID, removed, whose run may not be over
+	life    context.Context   // ended by halt; a field since there may be no goroutine yet
+	cancel  context.CancelFunc
+	gone    atomic.Bool   // it was removed
+	ended   chan struct{} // closed when run is over
+	nudge   chan struct{} // dial now
+	ask     chan struct{} // traffic wants a link
+	ours    bool          // it was we who dialled the link; run's own
+	before  *peer         // an earlier peer of this ID, removed, whose run may not be over
 
 	// Guarded by Network.mu.
 	added, started bool
@@ -45,16 +51,19 @@ type peer struct {
 	since  time.Time
 	err    error
 	retry  time.Time
-	conn   *conn // while linked
-	closed bool  // no more offers
+	conn   *conn     // while linked
+	asked  time.Time // when traffic wanted a link last
+	failed time.Time // when it could not be linked; zero: it could, the last time
+	closed bool      // no more offers
 }
 
 func (n *Network) newPeerLocked(id overlay.PeerID, before *peer) *peer {
 	if before != nil && !before.started {
 		before = before.before
 	}
-	p := &peer{network: n, id: id, offered: make(chan overlay.Link, 1), gone: make(chan struct{}),
-		nudge: make(chan struct{}, 1), ended: make(chan struct{}), before: before, since: time.Now()}
+	p := &peer{network: n, id: id, offered: make(chan overlay.Link, 1),
+		nudge: make(chan struct{}, 1), ask: make(chan struct{}, 1), ended: make(chan struct{}), before: before, since: time.Now()}
+	p.life, p.cancel = context.WithCancel(context.Background())
 	n.peers[id] = p
 	select {
 	case n.wake <- struct{}{}:
@@ -101,27 +110,26 @@ func (n *Network) RemovePeer(id overlay.PeerID) {
 		n.mu.Unlock()
 		return
 	}
-	close(p.gone)
+	p.gone.Store(true)
 	if !p.started && p.before == nil {
 		delete(n.peers, id)
 	}
 	n.mu.Unlock()
-	p.mu.Lock()
-	c := p.conn
-	p.mu.Unlock()
-	if c != nil {
+	if c := p.halt(); c != nil {
 		n.shared.Ports.Remove(c.port)
 		c.close()
 	}
 }
 
-func (p *peer) removed() bool {
-	select {
-	case <-p.gone:
-		return true
-	default:
-		return false
-	}
+func (p *peer) removed() bool { return p.gone.Load() }
+
+// halt ends the peer's goroutine, now or when there is one, once its link, whose conn it returns, is
+// closed.
+func (p *peer) halt() *conn {
+	p.cancel()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn
 }
 
 // runPeers starts the goroutine of every peer.
@@ -132,15 +140,29 @@ func (n *Network) runPeers(ctx context.Context, r *running) error {
 		for _, p := range n.peers {
 			if !p.started && !p.removed() {
 				p.started = true
-				wg.Go(func() { p.run(ctx, r) })
+				wg.Add(1)
+				go p.run(r, wg.Done)
 			}
 		}
 		n.mu.Unlock()
 		select {
 		case <-ctx.Done():
+			n.haltPeers()
 			wg.Wait()
 			return nil
 		case <-n.wake:
+		}
+	}
+}
+
+// haltPeers ends all peers' goroutines and links.
+func (n *Network) haltPeers() {
+	n.mu.Lock()
+	peers := slices.Collect(maps.Values(n.peers))
+	n.mu.Unlock()
+	for _, p := range peers { // those before them were removed, and so halted
+		if c := p.halt(); c != nil {
+			c.end(nil)
 		}
 	}
 }
@@ -193,9 +215,13 @@ func (p *peer) offer(link overlay.Link) bool {
 	default:
 	}
 	p.offered <- link // there is room: only mu's holder puts in
+	c := p.conn
 	p.mu.Unlock()
 	if old != nil {
 		_ = old.Close()
+	}
+	if c != nil {
+		c.end(errReplaced)
 	}
 	return true
 }
@@ -219,28 +245,16 @@ func (n *Network) forgetGuests(now time.Time) {
 	}
 }
 
-// run links to the peer, again and again, until it is removed or ctx ends.
-func (p *peer) run(ctx context.Context, r *running) {
-	ctx, cancel := context.WithCancel(ctx)
+// run links to the peer, again and again, until it is halted.
+func (p *peer) run(r *running, done func()) {
+	defer done()
 	defer close(p.ended)
 	if p.before != nil {
 		<-p.before.ended
 		p.before = nil
 	}
-	var wg sync.WaitGroup
-	wg.Go(func() { p.cancelWhenGone(ctx, cancel) })
-	defer wg.Wait()
-	defer cancel()
-	p.linkUntil(ctx, r)
+	p.linkUntil(p.life, r)
 	p.finish(r)
-}
-
-func (p *peer) cancelWhenGone(ctx context.Context, cancel func()) {
-	select {
-	case <-p.gone:
-		cancel()
-	case <-ctx.Done():
-	}
 }
 
 // linkUntil alternates between connecting and serving.
@@ -249,6 +263,7 @@ func (p *peer) linkUntil(ctx context.Context, r *running) {
 	retry := backoff{}
 	for {
 		link := next
+		p.ours = false
 		if next = nil; link == nil {
 			link = p.connect(ctx, r, &retry)
 		}
@@ -269,6 +284,9 @@ func (p *peer) linkUntil(ctx context.Context, r *running) {
 			retry = backoff{}
 		} else if next == nil {
 			retry.fail(time.Now())
+		}
+		if !linked && next == nil {
+			p.failedNow(time.Now())
 		}
 		p.note(PeerConnecting, err, retry.due)
 	}

@@ -46,6 +46,34 @@ func TestRedialAfterCut(t *testing.T) {
 	})
 }
 
+// A link that is lost a second after each time it came up is made ever less often; one that lasted is
+// made again at once.
+func TestFlappingPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPair(t, overlaytest.Config{}, nil)
+		flap := func() (down time.Duration) {
+			a.lab.net.Cut(a.ID(), b.ID())
+			eventually(t, func() bool { return a.Peers()[0].State == PeerConnecting && b.Peers()[0].State == PeerConnecting })
+			a.lab.net.Heal(a.ID(), b.ID())
+			lost := time.Now()
+			waitLinked(t, a, b)
+			return time.Since(lost)
+		}
+		<-time.After(time.Minute)
+		require.Less(t, flap(), time.Second)
+		sent, flaps := a.lab.net.Total().Sent, 0
+		for begun := time.Now(); time.Since(begun) < 2*time.Minute; flaps++ {
+			<-time.After(time.Second)
+			flap()
+		}
+		require.Greater(t, flaps, 5, "it is not given up")
+		require.Less(t, flaps, 25)
+		require.Less(t, (a.lab.net.Total().Sent-sent)/uint64(flaps), uint64(20), "messages for each link")
+		<-time.After(time.Minute)
+		require.Less(t, flap(), time.Second)
+	})
+}
+
 func TestPeerRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newPair(t, overlaytest.Config{}, nil)

@@ -14,6 +14,8 @@ type Stats struct {
 	Sent, Received Count
 	// Flooded frames of the device went to every linked peer.
 	Flooded uint64
+	// Answered ARP requests and neighbour solicitations: see Config.Directory.
+	Answered uint64
 	// TooBig messages told workloads that their packets are longer than a peer's device
 	// takes.
 	TooBig uint64
@@ -60,12 +62,19 @@ type Drops struct {
 	InLate       uint64 // a fragment that came twice, or when its frame had been given up
 	InIncomplete uint64 // a frame of which a fragment did not come in time
 	InCrowded    uint64 // a frame given up because fragments of later ones needed the room
+
+	// With Config.Directory, out:
+	OutUnresolved uint64 // to an address that nobody has, or to whose node no link came in time
+	OutCrowded    uint64 // to an unknown address, and there was no room to wait
+	OutLookups    uint64 // to an unknown address, of an endpoint that asks for too many
+	OutBroadcast  uint64 // to a group, of an endpoint that sends too many
 }
 
 // Total is the sum of all causes.
 func (d Drops) Total() uint64 {
 	return d.OutMalformed + d.OutSourceMAC + d.OutSourceIP + d.OutLinkLocal + d.OutLocal + d.OutNoLink +
-		d.OutNoPeers + d.OutTooLong + d.OutLinkError + d.OutOpening + d.OutReleased + d.InMalformed + d.InKind + d.InEarly +
+		d.OutNoPeers + d.OutTooLong + d.OutLinkError + d.OutOpening + d.OutReleased +
+		d.OutUnresolved + d.OutCrowded + d.OutLookups + d.OutBroadcast + d.InMalformed + d.InKind + d.InEarly +
 		d.InSourceMAC + d.InSourceIP + d.InLinkLocal + d.InNotHere + d.InFragment + d.InLate + d.InIncomplete + d.InCrowded
 }
 
@@ -76,6 +85,7 @@ func (n *Network) Stats() Stats {
 		Sent:      Count{c.OutFrames.Load(), c.OutBytes.Load()},
 		Received:  Count{c.InFrames.Load(), c.InBytes.Load()},
 		Flooded:   c.Flooded.Load(),
+		Answered:  c.Answered.Load(),
 		TooBig:    c.TooBig.Load(),
 		Drops:     drops(c),
 		Conflicts: n.shared.Stations.Conflicts(),
@@ -119,5 +129,10 @@ func drops(c *pump.Counters) Drops {
 		InLate:       c.Dropped(pump.InLate),
 		InIncomplete: c.Dropped(pump.InIncomplete),
 		InCrowded:    c.Dropped(pump.InCrowded),
+
+		OutUnresolved: c.Dropped(pump.OutUnresolved),
+		OutCrowded:    c.Dropped(pump.OutCrowded),
+		OutLookups:    c.Dropped(pump.OutLookups),
+		OutBroadcast:  c.Dropped(pump.OutBroadcast),
 	}
 }

@@ -32,6 +32,8 @@ type PeerStatus struct {
 	// Path is how the link reaches it; zero without a link. RTT is the core's own
 	// measure when the link has none.
 	Path overlay.Path
+	// Link counts what the current link did, below the frames: zero without a link.
+	Link overlay.LinkStats
 	// Err is what went wrong last, nil if nothing did; RetryAt when we dial next,
 	// zero while linked or when the peer has to.
 	Err     error
@@ -83,6 +85,7 @@ func (p *peer) fill(s *PeerStatus) {
 		s.Path.RTT = c.session.RTT()
 		c.mu.Unlock()
 	}
+	s.Link = c.link.Stats()
 	s.Sent, s.Received = count(&c.port.Out), count(&c.port.In)
 }
 

@@ -36,6 +36,15 @@ type Config struct {
 	// (AddPeer). With a rule, adding a peer says only that it shall be linked: it must be
 	// admitted as well. See package overlay/membership.
 	Admission overlay.Admission
+	// Directory makes links be made on demand: endpoints are published in it, and addresses
+	// that no linked peer announced are looked up. ARP and neighbour discovery are answered
+	// from it, so endpoints have to list their IPs. Peers that are added (AddPeer) are
+	// linked all the time, as without one; others have to be admitted by Admission. nil =
+	// none: peers have to be added or come by themselves, and unknown destinations are flooded.
+	Directory overlay.DirectoryOpener
+	// IdleLink is after what time a link on demand is closed that nobody uses;
+	// 0 = 10 minutes, below 0 = never.
+	IdleLink time.Duration
 	// Learn: stations whose frames come from the device are learned and announced,
 	// besides those attached. Without it, only attached endpoints may send.
 	Learn bool

@@ -12,30 +12,29 @@ import (
 // columns of the table, in order.
 var columns = [...]struct{ test, title string }{
 	{TCP1, "TCP, 1 stream, Mbit/s"}, {TCP4, "4 streams"}, {TCP1CPU, "CPU s/GB (1)"}, {TCP4CPU, "CPU s/GB (4)"},
-	{UDPFlood, "UDP 64 B, 1/s"}, {UDPLoss1, "at ≤ 1 % loss"}, {RTT50, "RTT p50, µs"}, {RTT99, "p99"}, {RSS, "RSS, MB"},
+	{UDPFlood, "UDP 64 B, 1/s"}, {UDPLoss1, "at ≤ 1 % loss"}, {UDPBulk, "UDP 1,200 B, Mbit/s"}, {UDPBulkCPU, "CPU s/GB (UDP)"},
+	{RTT50, "RTT p50, µs"}, {RTT99, "p99"}, {RSS, "RSS, MB"},
+	{SetUpShare, "bypassed, %"}, {SetUp50, "SYN to bypass, p50, ms"}, {SetUp99, "p99"}, {SetUpMore, "one more, p50, ms"}, {SetUpRate, "flows/s"},
+	{SetUpNodes, "CPU of nodes, µs a flow"}, {SetUpSwitches, "of switches"}, {SetUpMods, "flow-mods a flow"}, {SetUpModRate, "flow-mods/s"},
+	{SetUpOuts, "packet-outs a flow"}, {SetUpIns, "packet-ins/s"},
 }
 
+// titles of the modes.
+var titles = map[string]string{ModeDefault: "As the kernel makes it", ModeNIC: "No super-frames on the wire",
+	ModeLoss1: "1 % of packets lost, and no super-frames on the wire", ModeLoss10: "10 % of packets lost, and no super-frames on the wire",
+	ModeIntra: "Within a cloud", ModeInter: "Between two clouds: 20 ms, and 1 % of packets lost", ModeSetUp: "Setting up flows, by their number"}
+
 // WriteMarkdown writes the medians as tables, one a mode, with what they were taken on.
-func (r *Report) WriteMarkdown(w io.Writer) error {
+func (r *Report) WriteMarkdown(w io.Writer, p Page) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# The overlay beside others\n\nBegun %s; medians of %d rounds, peers by turns within each. %s.\n\n    %s\n",
-		r.Began.UTC().Format("2006-01-02 15:04 MST"), r.Rounds(), r.Machine, r.Command)
-	b.WriteString("\nTwo network namespaces, joined by a veth pair with an MTU of 1,500, both ends on the same processors. CPU is that of\n" +
-		"both ends' tunnels, of iperf3 and of interrupts. `vias-dtls` is vias with a DTLS record for each packet; `bound` is a\n" +
-		"prototype that does nothing but super-frames, AES-128-GCM and UDP GSO.\n")
+	fmt.Fprintf(&b, "# %s\n\nBegun %s; medians of %d rounds, peers by turns within each. %s.\n\n    %s\n\n%s",
+		p.Title, r.Began.UTC().Format("2006-01-02 15:04 MST"), r.Rounds(), r.Machine, r.Command, p.About)
+	if p.Shown {
+		fmt.Fprintf(&b, "\nOther programs took %.2f processors meanwhile, by the median of all TCP tests, and %.2f at most.\n", r.foreign(0.5), r.foreign(1))
+	}
 	for _, mode := range r.Modes() {
-		fmt.Fprintf(&b, "\n## %s\n\n| |", map[string]string{ModeDefault: "As the kernel makes it", ModeNIC: "No super-frames on the wire"}[mode])
-		for _, c := range columns {
-			b.WriteString(" " + c.title + " |")
-		}
-		b.WriteString("\n|---|" + strings.Repeat("---|", len(columns)) + "\n")
-		for _, peer := range r.Peers() {
-			b.WriteString("| " + peer + " |")
-			for _, c := range columns {
-				b.WriteString(" " + r.cell(mode, peer, c.test) + " |")
-			}
-			b.WriteString("\n")
-		}
+		r.writeMode(&b, mode)
+		r.writePlots(&b, p, mode)
 	}
 	b.WriteString("\n## Versions\n\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
@@ -47,11 +46,36 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 			b.WriteString("- " + f + "\n")
 		}
 	}
-	b.WriteString("\n## Targets\n\n```\n")
-	WriteVerdicts(&b, r.Check(Targets()))
-	b.WriteString("```\n")
+	if p.Targets != nil {
+		b.WriteString("\n## Targets\n\n```\n")
+		WriteVerdicts(&b, r.Check(p.Targets))
+		b.WriteString("```\n")
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeMode writes a mode's table: what was measured of whom was.
+func (r *Report) writeMode(b *strings.Builder, mode string) {
+	fmt.Fprintf(b, "\n## %s\n\n| |", titles[mode])
+	var tests []string
+	for _, c := range columns {
+		if r.Has(mode, c.test) {
+			tests = append(tests, c.test)
+			b.WriteString(" " + c.title + " |")
+		}
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(tests)) + "\n")
+	for _, peer := range r.Peers() {
+		if !slices.ContainsFunc(r.Rows, func(row Row) bool { return row.Mode == mode && row.Peer == peer }) {
+			continue
+		}
+		b.WriteString("| " + peer + " |")
+		for _, test := range tests {
+			b.WriteString(" " + r.cell(mode, peer, test) + " |")
+		}
+		b.WriteString("\n")
+	}
 }
 
 func (r *Report) cell(mode, peer, test string) string {

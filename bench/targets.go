@@ -12,6 +12,7 @@ const (
 	WireGuard = "wireguard-go"
 	Nebula    = "nebula"
 	OpenVPN   = "openvpn"
+	Bypass    = "bypass"
 	Bound     = "bound" // what super-frames, AES-GCM and UDP GSO give, and nothing else
 )
 
@@ -76,6 +77,22 @@ func (r *Report) Check(targets []Target) []Verdict {
 	return list
 }
 
+// Summary says of how many targets what became.
+func Summary(list []Verdict) string {
+	var met, missed, unknown int
+	for _, v := range list {
+		switch {
+		case v.Missing != "":
+			unknown++
+		case v.Met():
+			met++
+		default:
+			missed++
+		}
+	}
+	return fmt.Sprintf("%d targets: %d met, %d missed, %d without a figure", len(list), met, missed, unknown)
+}
+
 // WriteVerdicts prints them, and tells whether all targets are met.
 func WriteVerdicts(w io.Writer, list []Verdict) (all bool) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -101,5 +118,6 @@ func WriteVerdicts(w io.Writer, list []Verdict) (all bool) {
 		fmt.Fprintf(tw, "%s\t%s\t%.4g\t%s\t%s\t%.2f\t%s\t%s\n", v.Mode, v.Test, v.Ours, peer, theirs, v.Ratio, target, said)
 	}
 	_ = tw.Flush()
+	fmt.Fprintln(w, Summary(list))
 	return all
 }

@@ -10,8 +10,8 @@ import (
 // when nothing of them is left in the switch. When ctx ends first, because a peer does
 // not answer, it clears the switch and the host's guard all the same, which takes up to
 // lastChange more, and returns ctx's error; what a switch that is away keeps then ends
-// with its leases. The last member to leave stops the host. Links must stay up until it
-// returns.
+// with its leases. So does the switch's guard against such a peer, whose own rules may send
+// for a lease. The last member to leave stops the host. Links must stay up until it returns.
 func (m *Member) Leave(ctx context.Context) error {
 	if m.left.Swap(true) {
 		return ErrLeft
@@ -83,6 +83,11 @@ func (m *Member) settled() {
 // of it, guard when the host's guard was told.
 func (l *loop) remove(m *Member, base, guard chan struct{}) {
 	delete(l.members, m)
+	for _, p := range l.sortedPeers() {
+		if p.member == m && p.busy() && p.guarded.Remote.IsValid() { // it has not said that it sends no more
+			l.base.owing[p.guarded] = time.Now().Add(l.cfg.Lease)
+		}
+	}
 	for _, e := range l.flowsOf(m) {
 		l.abandon(e, time.Now())
 		l.forget(e)
@@ -99,8 +104,7 @@ func (l *loop) remove(m *Member, base, guard chan struct{}) {
 	}
 	if len(l.members) == 0 {
 		clear(l.base.hops)
-		clear(l.base.late)
-		l.ended = true
+		l.base.late, l.ended = l.base.owing, true
 	}
 	if l.up {
 		l.setBase(base)

@@ -20,6 +20,7 @@ type baseState struct {
 	guarded   []netip.Addr // as last told to the host's guard
 	guardErr  error        // what it said to that
 	late      map[AddrPair]time.Time
+	owing     map[AddrPair]time.Time // those of late that had rules when their member left
 	queued    bool
 	version   int // of workloads, to tell waiters
 	waiters   []baseWaiter
@@ -37,7 +38,7 @@ type baseWaiter struct {
 }
 
 func (b *baseState) init() {
-	b.late = make(map[AddrPair]time.Time)
+	b.late, b.owing = make(map[AddrPair]time.Time), make(map[AddrPair]time.Time)
 	b.workloads, b.hops = make(map[uint32]ownedWorkload), make(map[netip.Addr]Hop)
 }
 
@@ -110,7 +111,9 @@ func (l *loop) baseSet(version int, err error) {
 func (l *loop) buildBase() Base {
 	b := Base{Epoch: uint16(l.epoch), Ports: l.cfg.Ports, Lease: l.cfg.Lease}
 	if l.ended {
-		b.Lease = 0
+		if b.Guard = l.guards(); len(b.Guard) == 0 {
+			b.Lease = 0
+		}
 		return b
 	}
 	for _, w := range l.base.workloads {
@@ -148,11 +151,14 @@ func (l *loop) guards() []AddrPair {
 }
 
 // setGuard tells the host's guard when the list of peers changed, or when it failed
-// last time. Without it nothing is proven: the host's stack would answer for guests.
+// last time. Without it nothing is proven: the host's stack would answer for guests. At the
+// end it goes: unlike the switch's, it would not end by itself.
 func (l *loop) setGuard() {
 	var peers []netip.Addr
 	for _, pair := range l.guards() {
-		peers = append(peers, pair.Remote)
+		if !l.ended {
+			peers = append(peers, pair.Remote)
+		}
 	}
 	peers = slices.Compact(peers) // in order already
 	if slices.Equal(peers, l.base.guarded) && l.base.guardErr == nil {

@@ -1,7 +1,7 @@
 package ofctl
 
 // Action is what a switch does to a frame: one of Output, ToGroup, SetField,
-// PushVLAN, PopVLAN, DecTTL, Tether. No action at all drops the frame.
+// SetQueue, PushVLAN, PopVLAN, DecTTL, Tether. No action at all drops the frame.
 type Action interface {
 	// String is the action as ovs-ofctl takes it.
 	String() string
@@ -27,6 +27,9 @@ type ToGroup struct{ ID uint32 }
 
 // SetField sets a header field; Field must not be masked.
 type SetField struct{ Field Field }
+
+// SetQueue makes what is output later in the list go through a queue of its port.
+type SetQueue struct{ ID uint32 }
 
 // PushVLAN adds an empty 802.1Q tag; set it with SetField{VLAN(vid)}.
 type PushVLAN struct{}
@@ -59,6 +62,7 @@ type Tether struct {
 func (Output) action()   {}
 func (ToGroup) action()  {}
 func (SetField) action() {}
+func (SetQueue) action() {}
 func (PushVLAN) action() {}
 func (PopVLAN) action()  {}
 func (DecTTL) action()   {}

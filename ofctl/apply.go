@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
 // bundleFlags: all or nothing, and in the order given.
-const bundleFlags = ofp.BundleAtomic | ofp.BundleOrdered
+const bundleFlags = BundleAtomic | BundleOrdered
 
 // Apply implements Switch. ctx ends the wait; when it does so after the switch was
 // told to commit, the error matches both ctx's and ErrUnconfirmed. Several Apply may
@@ -21,7 +19,7 @@ func (c *Conn) Apply(ctx context.Context, mods []Mod) error {
 	case len(mods) == 0:
 		return nil
 	case len(mods) == 1:
-		err = c.applyOne(ctx, mods[0])
+		err = sendAll(ctx, c, mods) // it is atomic by itself
 	case !c.features.Capabilities.Has(CapBundle):
 		err = fmt.Errorf("%w: bundles", ErrNotSupported)
 	default:
@@ -33,18 +31,34 @@ func (c *Conn) Apply(ctx context.Context, mods []Mod) error {
 	return nil
 }
 
-// applyOne sends a modification, which is atomic by itself, and a barrier.
-func (c *Conn) applyOne(ctx context.Context, mod Mod) error {
-	k, err := c.begin(2)
+// Send sends messages one after the other, followed by a barrier, and waits until the
+// switch has executed them: modifications that need not be atomic, port-mods and other
+// messages that have no answer. The error is the first refusal and says which message
+// was refused; the others took effect. Nothing is sent of what cannot be encoded.
+//
+// It is the fastest way to fill a switch: all of it is on its way before the first
+// confirmation.
+func (c *Conn) Send(ctx context.Context, messages ...Message) error {
+	if err := sendAll(ctx, c, messages); err != nil {
+		return fmt.Errorf("ofctl: send: %w", err)
+	}
+	return nil
+}
+
+// sendAll is Send of messages of one type.
+func sendAll[M Message](ctx context.Context, c *Conn, messages []M) error {
+	k, err := c.begin(len(messages) + 1)
 	if err != nil {
 		return err
 	}
 	begun, err := c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
-		b, err := Encode(b, xid, mod)
-		if err != nil {
-			return b, err
+		for i, m := range messages {
+			var err error
+			if b, err = Encode(b, xid+uint32(i), m); err != nil {
+				return b, fmt.Errorf("step %d: %w", i, err)
+			}
 		}
-		return Encode(b, xid+1, ofp.BarrierRequest{})
+		return Encode(b, xid+uint32(len(messages)), BarrierRequest{})
 	})
 	if err == nil {
 		err = c.wait(ctx, k)
@@ -52,7 +66,7 @@ func (c *Conn) applyOne(ctx context.Context, mod Mod) error {
 	if err != nil {
 		return unconfirmed(begun, err)
 	}
-	return k.refusal([]Mod{mod}, 0)
+	return firstRefusal(k, messages, 0)
 }
 
 // unconfirmed is the error of a modification that got no answer for cause. If it
@@ -83,7 +97,7 @@ func (c *Conn) applyBundle(ctx context.Context, mods []Mod) error {
 		return err
 	}
 	if err = c.wait(ctx, k); err == nil {
-		err = k.refusal(mods, 1)
+		err = firstRefusal(k, mods, 1)
 	}
 	if err != nil {
 		c.discard(id)
@@ -94,17 +108,17 @@ func (c *Conn) applyBundle(ctx context.Context, mods []Mod) error {
 
 // encodeBundle appends a bundle's opening, its modifications, and its closing.
 func encodeBundle(b []byte, xid, id uint32, mods []Mod) ([]byte, error) {
-	b, err := Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleOpen, Flags: bundleFlags})
+	b, err := Encode(b, xid, BundleControl{ID: id, Type: BundleOpen, Flags: bundleFlags})
 	for i, m := range mods {
 		xid++
 		if err == nil {
-			b, err = Encode(b, xid, ofp.BundleAdd{ID: id, Flags: bundleFlags, Mod: m})
+			b, err = Encode(b, xid, BundleAdd{ID: id, Flags: bundleFlags, Mod: m})
 		}
 		if err != nil {
 			return b, fmt.Errorf("step %d: %w", i, err)
 		}
 	}
-	return Encode(b, xid+1, ofp.BundleControl{ID: id, Type: ofp.BundleClose, Flags: bundleFlags})
+	return Encode(b, xid+1, BundleControl{ID: id, Type: BundleClose, Flags: bundleFlags})
 }
 
 // commit commits a filled bundle. Refusals of single modifications come with the
@@ -116,7 +130,7 @@ func (c *Conn) commit(ctx context.Context, id uint32, filled *call, mods []Mod) 
 	}
 	k.adds = filled
 	begun, err := c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
-		return Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleCommit, Flags: bundleFlags})
+		return Encode(b, xid, BundleControl{ID: id, Type: BundleCommit, Flags: bundleFlags})
 	})
 	if err == nil {
 		err = c.wait(ctx, k)
@@ -127,7 +141,7 @@ func (c *Conn) commit(ctx context.Context, id uint32, filled *call, mods []Mod) 
 		}
 		return unconfirmed(begun, err)
 	}
-	if err := filled.refusal(mods, 1); err != nil {
+	if err := firstRefusal(filled, mods, 1); err != nil {
 		return err
 	}
 	if e := k.refusedAt(0); e != nil {
@@ -138,7 +152,7 @@ func (c *Conn) commit(ctx context.Context, id uint32, filled *call, mods []Mod) 
 
 // discard drops a bundle that will not be committed. Nobody waits for it.
 func (c *Conn) discard(id uint32) {
-	b, err := Encode(nil, c.xid.Add(1), ofp.BundleControl{ID: id, Type: ofp.BundleDiscard, Flags: bundleFlags})
+	b, err := Encode(nil, c.xid.Add(1), BundleControl{ID: id, Type: BundleDiscard, Flags: bundleFlags})
 	if err != nil {
 		return
 	}
@@ -147,17 +161,21 @@ func (c *Conn) discard(id uint32) {
 	_, _ = c.write(ctx, b)
 }
 
-// refusal is the first refusal of a call as an error. Its messages from the
-// offset'th on carry mods.
-func (k *call) refusal(mods []Mod, offset int) error {
+// firstRefusal is the first refusal of a call as an error. Its messages from the offset'th on
+// are, or carry, these.
+func firstRefusal[M Message](k *call, messages []M, offset int) error {
 	if len(k.refused) == 0 {
 		return nil
 	}
 	r := k.refused[0]
-	if i := r.index - offset; i >= 0 && i < len(mods) {
-		return fmt.Errorf("step %d (%s): %w", i, mods[i], r.err)
+	i := r.index - offset
+	if i < 0 || i >= len(messages) {
+		return r.err
 	}
-	return r.err
+	if m, ok := any(messages[i]).(Mod); ok {
+		return fmt.Errorf("step %d (%s): %w", i, m, r.err)
+	}
+	return fmt.Errorf("step %d (%T): %w", i, messages[i], r.err)
 }
 
 // PacketOut implements Switch.

@@ -17,7 +17,7 @@ func outbound(i int) Flow {
 }
 
 func BenchmarkEncodeFlowMod(b *testing.B) {
-	var m any = FlowMod{Flow: outbound(1)}
+	var m Message = FlowMod{Flow: outbound(1)}
 	buf, err := Encode(nil, 1, m)
 	require.NoError(b, err)
 	b.ReportAllocs()

@@ -3,8 +3,6 @@ package ofctl
 import (
 	"context"
 	"fmt"
-
-	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
 // call is a request, of one or several messages, that waits for its answer.
@@ -16,7 +14,7 @@ type call struct {
 	// adds is the call that filled the bundle which this call commits.
 	adds *call
 	// What follows is the reader's until done is closed.
-	replies []any
+	replies []Message
 	refused []refusal
 	err     error // an answer that could not be read
 }
@@ -115,7 +113,7 @@ func (c *Conn) send(ctx context.Context, k *call, messages func(b []byte, xid ui
 }
 
 // ask sends request and returns all of its replies.
-func (c *Conn) ask(ctx context.Context, request any) ([]any, error) {
+func (c *Conn) ask(ctx context.Context, request Message) ([]Message, error) {
 	k, err := c.begin(1)
 	if err != nil {
 		return nil, err
@@ -133,17 +131,14 @@ func (c *Conn) ask(ctx context.Context, request any) ([]any, error) {
 	return k.replies, nil
 }
 
-// roundTrip is ask for a request with one reply.
-func (c *Conn) roundTrip(ctx context.Context, request any) (any, error) {
-	replies, err := c.ask(ctx, request)
-	if err != nil {
-		return nil, err
-	}
-	return replies[0], nil
+// Ask sends a request to the switch and returns its answer, which is of the request's
+// type: a PortStatsRequest brings []PortStat.
+func Ask[T any](ctx context.Context, c *Conn, request Request[T]) (T, error) {
+	return dump(ctx, c, fmt.Sprintf("%T", request), request)
 }
 
 // dispatch hands m to the call or the watchers that it is for.
-func (c *Conn) dispatch(xid uint32, m any) {
+func (c *Conn) dispatch(xid uint32, m Message) {
 	switch m := m.(type) {
 	case PacketIn:
 		c.publish(m)
@@ -151,7 +146,7 @@ func (c *Conn) dispatch(xid uint32, m any) {
 		c.publish(m)
 	case PortStatus:
 		c.publish(m)
-	case ofp.EchoRequest:
+	case EchoRequest:
 		// The reader must not wait for a write: a switch that waits for us to read
 		// would wait for ever. Of echo requests that pile up one answer is enough.
 		select {
@@ -162,22 +157,15 @@ func (c *Conn) dispatch(xid uint32, m any) {
 		if !c.refuse(xid, m) {
 			c.publish(Refused{Err: m})
 		}
-	case ofp.Part[FlowStat]:
-		c.reply(xid, m, !m.More)
-	case ofp.Part[Group]:
-		c.reply(xid, m, !m.More)
-	case ofp.Part[Port]:
-		c.reply(xid, m, !m.More)
-	case ofp.Part[Meter]:
-		c.reply(xid, m, !m.More)
-	case ofp.MeterFeatures, ofp.FeaturesReply, ofp.BarrierReply, ofp.BundleControl:
-		c.reply(xid, m, true)
+	default:
+		part, ok := m.(interface{ more() bool })
+		c.reply(xid, m, !ok || !part.more())
 	}
 }
 
 // reply adds m to the call that xid ends. Replies to other messages of a call, such
 // as to a bundle's opening, say nothing that its end does not.
-func (c *Conn) reply(xid uint32, m any, last bool) {
+func (c *Conn) reply(xid uint32, m Message, last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.calls[xid]
@@ -242,36 +230,33 @@ func (c *Conn) failCall(xid uint32, err error) (ok bool) {
 
 // Flows implements Switch.
 func (c *Conn) Flows(ctx context.Context, filter FlowFilter) ([]FlowStat, error) {
-	return dump[FlowStat](ctx, c, "flows", filter)
+	return dump(ctx, c, "flows", filter)
+}
+
+// Aggregate implements Switch.
+func (c *Conn) Aggregate(ctx context.Context, filter FlowFilter) (Aggregate, error) {
+	return dump(ctx, c, "aggregate", AggregateRequest{filter})
 }
 
 // Groups implements Switch.
 func (c *Conn) Groups(ctx context.Context) ([]Group, error) {
-	return dump[Group](ctx, c, "groups", ofp.GroupDescRequest{})
+	return dump(ctx, c, "groups", GroupDescRequest{})
 }
 
 // Ports implements Switch.
 func (c *Conn) Ports(ctx context.Context) ([]Port, error) {
-	return dump[Port](ctx, c, "ports", ofp.PortDescRequest{})
+	return dump(ctx, c, "ports", PortDescRequest{})
 }
 
-// dump asks for all items of a kind.
-func dump[T any](ctx context.Context, c *Conn, what string, request any) ([]T, error) {
+// dump is Ask with an error that says what for.
+func dump[T any](ctx context.Context, c *Conn, what string, request Request[T]) (T, error) {
 	replies, err := c.ask(ctx, request)
-	if err != nil {
-		return nil, fmt.Errorf("ofctl: dump %s: %w", what, err)
-	}
-	var items []T
-	for _, r := range replies {
-		part, ok := r.(ofp.Part[T])
-		if !ok {
-			return nil, fmt.Errorf("ofctl: dump %s: answered with %T", what, r)
+	if err == nil {
+		var answer T
+		if answer, err = request.answer(replies); err == nil {
+			return answer, nil
 		}
-		if items == nil {
-			items = part.Items
-			continue
-		}
-		items = append(items, part.Items...)
 	}
-	return items, nil
+	var none T
+	return none, fmt.Errorf("ofctl: ask for %s: %w", what, err)
 }

@@ -44,27 +44,39 @@ func (m Match) Check() error {
 		fi := f.kind.info()
 		switch {
 		case fi.bits == 0:
-			return fmt.Errorf("ofctl: match has a field without a kind")
+			return fmt.Errorf("ofctl: match has a field without a kind, or an address of the wrong family")
 		case seen[f.kind]:
 			return fmt.Errorf("ofctl: match field %s stands twice", fi.name)
 		case f.masked && !fi.maskable:
 			return fmt.Errorf("ofctl: match field %s cannot be masked", fi.name)
 		}
 		seen[f.kind] = true
-		if extra := fi.bits % 8; extra != 0 && f.value[0]>>extra != 0 {
+		if fi.bits < 64 && f.number(f.value)>>fi.bits != 0 {
 			return fmt.Errorf("ofctl: match field %s has more than %d bits", fi.name, fi.bits)
 		}
-		if len(fi.needs) > 0 && !slices.ContainsFunc(fi.needs, m.has) {
-			return fmt.Errorf("ofctl: match field %s needs %s", fi.name, needsText(fi.needs))
+		if missing := m.missing(fi); missing != "" {
+			return fmt.Errorf("ofctl: match field %s needs %s", fi.name, missing)
 		}
 	}
 	return nil
 }
 
+// missing names what a field with row fi needs and m lacks, "" if nothing.
+func (m Match) missing(fi *fieldInfo) string {
+	switch ether := (prerequisite{kind: KindEthType, value: fi.ether}); {
+	case len(fi.needs) > 0 && !slices.ContainsFunc(fi.needs, m.has):
+		return needsText(fi.needs)
+	case fi.ether != 0 && !m.has(ether):
+		return needsText([]prerequisite{ether})
+	}
+	return ""
+}
+
 // checkActions tells why a switch would refuse actions in a flow with match m.
 func (m Match) checkActions(actions []Action) error {
+	pushed := false
 	for _, a := range actions {
-		needs := []prerequisite(nil)
+		missing := ""
 		switch a := a.(type) {
 		case nil:
 			return fmt.Errorf("ofctl: nil action")
@@ -72,16 +84,22 @@ func (m Match) checkActions(actions []Action) error {
 			if err := a.check(); err != nil {
 				return err
 			}
-			needs = a.Field.kind.info().needs
+			if a.Field.kind != KindVLANPCP || !pushed {
+				missing = m.missing(a.Field.kind.info())
+			}
+		case PushVLAN:
+			pushed = true
+		case PopVLAN:
+			pushed = false
 		case DecTTL:
-			needs = needIP
+			missing = m.missing(&fieldInfo{needs: needIP})
 		case Tether:
 			if a.Table == TableAll {
 				return fmt.Errorf("ofctl: action %s must name one table", a)
 			}
 		}
-		if len(needs) > 0 && !slices.ContainsFunc(needs, m.has) {
-			return fmt.Errorf("ofctl: action %s needs %s in the match", a, needsText(needs))
+		if missing != "" {
+			return fmt.Errorf("ofctl: action %s needs %s in the match", a, missing)
 		}
 	}
 	return nil
@@ -91,7 +109,7 @@ func (m Match) checkActions(actions []Action) error {
 func (a SetField) check() error {
 	switch fi := a.Field.kind.info(); {
 	case fi.bits == 0:
-		return fmt.Errorf("ofctl: set_field has a field without a kind")
+		return fmt.Errorf("ofctl: set_field has a field without a kind, or an address of the wrong family")
 	case !fi.settable:
 		return fmt.Errorf("ofctl: field %s cannot be set", fi.name)
 	case a.Field.masked:
@@ -100,20 +118,28 @@ func (a SetField) check() error {
 	return nil
 }
 
-// has tells whether m has p's field with p's exact value.
+// has tells whether m has p's field with p's value.
 func (m Match) has(p prerequisite) bool {
-	want := field16(p.kind, p.value)
+	want, mask := field16(p.kind, p.value), field16(p.kind, p.mask)
 	if p.kind.Width() == 1 {
-		want = field8(p.kind, uint8(p.value))
+		want, mask = field8(p.kind, uint8(p.value)), field8(p.kind, uint8(p.mask))
 	}
-	return slices.Contains(m, want)
+	if p.mask == 0 {
+		return slices.Contains(m, want)
+	}
+	want.masked, want.mask = true, mask.value
+	return slices.ContainsFunc(m, func(f Field) bool { return f.kind == p.kind && want.covers(f) })
 }
 
 // needsText names the alternatives of a prerequisite.
 func needsText(needs []prerequisite) string {
 	words := make([]string, 0, len(needs))
 	for _, p := range needs {
-		words = append(words, fmt.Sprintf("%s=0x%x", p.kind, p.value))
+		word := fmt.Sprintf("%s=0x%x", p.kind, p.value)
+		if p.mask != 0 {
+			word += fmt.Sprintf("/0x%x", p.mask)
+		}
+		words = append(words, word)
 	}
 	return strings.Join(words, " or ")
 }

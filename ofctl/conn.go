@@ -3,11 +3,12 @@ package ofctl
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,9 @@ type Config struct {
 	// PacketIns is how many packet-ins wait for a watcher that is slow; further
 	// ones are dropped and counted. 0 = 1024.
 	PacketIns int
+	// TLS is for addresses with "ssl:"; its owner must not change it any more. It should
+	// have the certificate that the other side wants to see.
+	TLS *tls.Config
 	// Logger gets what nobody else hears: messages that could not be read. nil =
 	// silent.
 	Logger *slog.Logger
@@ -49,7 +53,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Conn is a native OpenFlow 1.3 connection to a switch. It implements Switch.
+// Conn is a native OpenFlow 1.3 connection to a switch, that this side or the switch
+// made. It implements Switch.
 type Conn struct {
 	cfg      Config
 	nc       net.Conn
@@ -75,26 +80,6 @@ type Conn struct {
 }
 
 var _ Switch = (*Conn)(nil)
-
-// Dial connects to the switch at address, "unix:/path" or "tcp:host:port", and
-// finds out what it can do (nothing in its tables is touched). ctx bounds Dial
-// only; the connection lasts until Close or until it is lost.
-func Dial(ctx context.Context, address string, cfg Config) (*Conn, error) {
-	network, addr, ok := strings.Cut(address, ":")
-	if !ok || network != "unix" && network != "tcp" {
-		return nil, fmt.Errorf("ofctl: dial %q: address is neither unix:PATH nor tcp:HOST:PORT", address)
-	}
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, fmt.Errorf("ofctl: dial: %w", err)
-	}
-	c, err := NewConn(ctx, nc, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("ofctl: dial %s: %w", address, err)
-	}
-	return c, nil
-}
 
 // NewConn is Dial on a stream that is there already, such as a TLS connection. It
 // takes over nc and closes it, on an error too.
@@ -132,7 +117,7 @@ func NewConn(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
 
 // hello agrees on OpenFlow 1.3 (section 6.3.1).
 func (c *Conn) hello(br *bufio.Reader) error {
-	b, err := Encode(nil, c.xid.Add(1), ofp.Hello{Version: ofp.Version, Bitmap: 1 << ofp.Version})
+	b, err := Encode(nil, c.xid.Add(1), Hello{Version: ofp.Version, Bitmap: 1 << ofp.Version})
 	if err != nil {
 		return err
 	}
@@ -149,7 +134,7 @@ func (c *Conn) hello(br *bufio.Reader) error {
 	switch m := m.(type) {
 	case *SwitchError:
 		return fmt.Errorf("hello: %w", m)
-	case ofp.Hello:
+	case Hello:
 		if !m.Speaks(ofp.Version) {
 			return fmt.Errorf("hello: %w: it does not speak OpenFlow 1.3 (version %d, bitmap 0x%x)",
 				ErrNotSupported, m.Version, m.Bitmap)
@@ -161,20 +146,16 @@ func (c *Conn) hello(br *bufio.Reader) error {
 
 // introduce asks for the switch's features, for asynchronous messages, and probes.
 func (c *Conn) introduce(ctx context.Context) error {
-	m, err := c.roundTrip(ctx, ofp.FeaturesRequest{})
+	f, err := Ask(ctx, c, FeaturesRequest{})
 	if err != nil {
 		return fmt.Errorf("features: %w", err)
 	}
-	f, ok := m.(ofp.FeaturesReply)
-	if !ok {
-		return fmt.Errorf("features: answered with %T", m)
-	}
 	c.features = Features{DatapathID: f.DatapathID, Tables: f.Tables}
 	var b []byte
-	for _, m := range []any{
+	for _, m := range []Message{
 		// Open vSwitch sends a passive connection's packet-ins only once this is set.
-		ofp.SetConfig{MissSendLen: 0xffff},
-		ofp.AllAsync(),
+		SetConfig{MissSendLen: 0xffff},
+		SetAsync{Master: AllEvents()},
 	} {
 		if b, err = Encode(b, c.xid.Add(1), m); err != nil {
 			return err
@@ -242,7 +223,7 @@ func (c *Conn) keepAlive() {
 		case <-c.lost:
 			return
 		case e := <-c.echoes:
-			c.sendEcho(e.xid, ofp.EchoReply{Data: e.data})
+			c.sendEcho(e.xid, EchoReply{Data: e.data})
 			continue
 		case <-tick.C:
 		}
@@ -254,12 +235,12 @@ func (c *Conn) keepAlive() {
 			c.lose(fmt.Errorf("no answer to an echo request for %v", 2*c.cfg.KeepAlive))
 			return
 		}
-		c.sendEcho(c.xid.Add(1), ofp.EchoRequest{})
+		c.sendEcho(c.xid.Add(1), EchoRequest{})
 	}
 }
 
 // sendEcho sends an echo request or reply; a failure shows as a lost connection.
-func (c *Conn) sendEcho(xid uint32, m any) {
+func (c *Conn) sendEcho(xid uint32, m Message) {
 	b, err := Encode(nil, xid, m)
 	if err != nil {
 		return
@@ -287,16 +268,22 @@ func (c *Conn) write(ctx context.Context, b []byte) (begun bool, err error) {
 		return false, ctx.Err()
 	}
 	defer func() { <-c.writing }()
-	err = c.nc.SetWriteDeadline(time.Now().Add(c.cfg.WriteTimeout))
-	if err == nil {
-		_, err = c.nc.Write(b)
-	}
-	if err != nil {
-		c.lose(fmt.Errorf("write: %w", err))
-		return true, c.cause
+	// In pieces: a switch that takes some bytes in time is alive, however many there are.
+	for piece := range slices.Chunk(b, writeChunk) {
+		err := c.nc.SetWriteDeadline(time.Now().Add(c.cfg.WriteTimeout))
+		if err == nil {
+			_, err = c.nc.Write(piece)
+		}
+		if err != nil {
+			c.lose(fmt.Errorf("write: %w", err))
+			return true, c.cause
+		}
 	}
 	return true, nil
 }
+
+// writeChunk is how much is written under one write time-out.
+const writeChunk = 256 << 10
 
 // readLoop hands every message that comes to whom it is for. It never waits for
 // anybody, so that a slow watcher cannot stall replies.
@@ -318,16 +305,5 @@ func (c *Conn) readLoop(br *bufio.Reader) {
 			continue
 		}
 		c.dispatch(xid, m)
-	}
-}
-
-// Dialer is Dial with address and cfg given, for whoever redials by itself.
-func Dialer(address string, cfg Config) func(context.Context) (Switch, error) {
-	return func(ctx context.Context) (Switch, error) {
-		c, err := Dial(ctx, address, cfg)
-		if err != nil {
-			return nil, err // not a *Conn that is nil
-		}
-		return c, nil
 	}
 }

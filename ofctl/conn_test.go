@@ -23,7 +23,7 @@ type scripted struct {
 	nc     net.Conn
 	mu     sync.Mutex
 	silent bool
-	script func(s *scripted, xid uint32, m any) (done bool)
+	script func(s *scripted, xid uint32, m Message) (done bool)
 }
 
 func (s *scripted) setSilent() {
@@ -32,7 +32,7 @@ func (s *scripted) setSilent() {
 	s.silent = true
 }
 
-func (s *scripted) send(xid uint32, m any) {
+func (s *scripted) send(xid uint32, m Message) {
 	b, err := Encode(nil, xid, m)
 	require.NoError(s.tb, err)
 	_, _ = s.nc.Write(b)
@@ -54,28 +54,28 @@ func (s *scripted) serve() {
 			continue
 		}
 		switch m := m.(type) {
-		case ofp.Hello:
-			s.send(xid, ofp.Hello{Version: 4, Bitmap: 0x10})
-		case ofp.EchoRequest:
-			s.send(xid, ofp.EchoReply(m))
-		case ofp.FeaturesRequest:
-			s.send(xid, ofp.FeaturesReply{DatapathID: 7, Tables: 9})
-		case ofp.BarrierRequest:
-			s.send(xid, ofp.BarrierReply{})
-		case ofp.BundleControl:
+		case Hello:
+			s.send(xid, Hello{Version: 4, Bitmap: 0x10})
+		case EchoRequest:
+			s.send(xid, EchoReply(m))
+		case FeaturesRequest:
+			s.send(xid, FeaturesReply{DatapathID: 7, Tables: 9})
+		case BarrierRequest:
+			s.send(xid, BarrierReply{})
+		case BundleControl:
 			m.Type++
 			s.send(xid, m)
-		case ofp.MeterFeaturesRequest:
-			s.send(xid, ofp.MeterFeatures{MaxMeters: 9, Bands: 1 << bandDrop, Capabilities: meterPackets, MaxBands: 1})
+		case MeterFeaturesRequest:
+			s.send(xid, MeterFeatures{MaxMeters: 9, Bands: 1 << bandDrop, Capabilities: meterPackets, MaxBands: 1})
 		case FlowFilter:
-			s.send(xid, ofp.Part[FlowStat]{Items: []FlowStat{{Packets: 1}}, More: true})
-			s.send(xid, ofp.Part[FlowStat]{Items: []FlowStat{{Packets: 2}}})
+			s.send(xid, Part[FlowStat]{Items: []FlowStat{{Packets: 1}}, More: true})
+			s.send(xid, Part[FlowStat]{Items: []FlowStat{{Packets: 2}}})
 		}
 	}
 }
 
 // newScripted connects to a scripted switch. To be called within a synctest bubble.
-func newScripted(tb testing.TB, cfg Config, script func(*scripted, uint32, any) bool) (*Conn, *scripted, error) {
+func newScripted(tb testing.TB, cfg Config, script func(*scripted, uint32, Message) bool) (*Conn, *scripted, error) {
 	here, there := net.Pipe()
 	s := &scripted{tb: tb, nc: there, script: script}
 	go s.serve()
@@ -108,17 +108,20 @@ func TestHandshake(t *testing.T) {
 
 func TestHandshakeFails(t *testing.T) {
 	for name, row := range map[string]struct {
-		script func(*scripted, uint32, any) bool
+		script func(*scripted, uint32, Message) bool
 		want   error
 	}{
-		"other version": {func(s *scripted, xid uint32, m any) bool {
-			s.send(xid, ofp.Hello{Bitmap: 0x02})
+		"other version": {func(s *scripted, xid uint32, m Message) bool {
+			s.send(xid, Hello{Bitmap: 0x02})
 			return true
 		}, ErrNotSupported},
-		"silent":      {func(*scripted, uint32, any) bool { return true }, context.DeadlineExceeded},
-		"hangs up":    {func(s *scripted, _ uint32, _ any) bool { s.nc.Close(); return true }, io.EOF},
-		"no OpenFlow": {func(s *scripted, _ uint32, _ any) bool { _, _ = s.nc.Write([]byte("SSH-2.0-OpenSSH\r\n")); return true }, ofp.ErrFrame},
-		"stuck later": {func(_ *scripted, _ uint32, m any) bool { _, hello := m.(ofp.Hello); return !hello }, context.DeadlineExceeded},
+		"silent":   {func(*scripted, uint32, Message) bool { return true }, context.DeadlineExceeded},
+		"hangs up": {func(s *scripted, _ uint32, _ Message) bool { s.nc.Close(); return true }, io.EOF},
+		"no OpenFlow": {func(s *scripted, _ uint32, _ Message) bool {
+			_, _ = s.nc.Write([]byte("SSH-2.0-OpenSSH\r\n"))
+			return true
+		}, ofp.ErrFrame},
+		"stuck later": {func(_ *scripted, _ uint32, m Message) bool { _, hello := m.(Hello); return !hello }, context.DeadlineExceeded},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			_, _, err := newScripted(t, Config{}, row.script)
@@ -129,9 +132,9 @@ func TestHandshakeFails(t *testing.T) {
 
 func TestSwitchWithoutExtensions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, _, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m any) bool {
+		c, _, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m Message) bool {
 			switch m.(type) {
-			case ofp.BundleControl, ofp.BundleAdd, ofp.MeterFeaturesRequest:
+			case BundleControl, BundleAdd, MeterFeaturesRequest:
 				s.send(xid, &SwitchError{Type: ErrTypeBadRequest, Code: 3})
 				return true
 			}
@@ -180,19 +183,19 @@ func TestApplyOutcomes(t *testing.T) {
 		var adds, discards int
 		var refuse *SwitchError
 		var mute any // a type that is not answered
-		c, _, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m any) bool {
+		c, _, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m Message) bool {
 			switch m := m.(type) {
-			case ofp.BundleAdd:
+			case BundleAdd:
 				adds++
 				if refuse != nil && adds == 2 {
 					s.send(xid, refuse)
 				}
-			case ofp.BundleControl:
-				if m.Type == ofp.BundleDiscard {
+			case BundleControl:
+				if m.Type == BundleDiscard {
 					discards++
 				}
-				return mute != nil && m.Type == ofp.BundleCommit
-			case ofp.BarrierRequest:
+				return mute != nil && m.Type == BundleCommit
+			case BarrierRequest:
 				return mute != nil
 			}
 			return false
@@ -307,15 +310,15 @@ func TestUnreadableAnswersAndStrayMessages(t *testing.T) {
 			_, _ = s.nc.Write(b)
 		}
 		var echoed []byte
-		c, s, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m any) bool {
+		c, s, err := newScripted(t, Config{}, func(s *scripted, xid uint32, m Message) bool {
 			switch m := m.(type) {
-			case ofp.GroupDescRequest:
+			case GroupDescRequest:
 				raw(s, xid, ofp.TypeMultipartReply, 0, ofp.MultipartGroupDesc, 0, 0, 0, 0, 0, 0, 0, 99)
 				return true
-			case ofp.PortDescRequest:
-				s.send(xid, ofp.BarrierReply{})
+			case PortDescRequest:
+				s.send(xid, BarrierReply{})
 				return true
-			case ofp.EchoReply:
+			case EchoReply:
 				echoed = m.Data
 			}
 			return false
@@ -325,12 +328,12 @@ func TestUnreadableAnswersAndStrayMessages(t *testing.T) {
 		_, err = c.Groups(t.Context())
 		require.ErrorContains(t, err, "decode message")
 		_, err = c.Ports(t.Context())
-		require.ErrorContains(t, err, "answered with ofp.BarrierReply")
+		require.ErrorContains(t, err, "answered with ofctl.BarrierReply")
 		raw(s, 1, ofp.TypePacketIn, 1)           // too short
 		raw(s, 2, 99, 1, 2, 3)                   // unknown
 		raw(s, 3, ofp.TypeExperimenter, 0, 0, 0) // too short for an experimenter
-		s.send(4, ofp.BarrierReply{})            // nobody asked
-		s.send(5, ofp.EchoRequest{Data: []byte("ping")})
+		s.send(4, BarrierReply{})                // nobody asked
+		s.send(5, EchoRequest{Data: []byte("ping")})
 		synctest.Wait()
 		require.Equal(t, "ping", string(echoed))
 		_, err = c.Flows(t.Context(), AllFlows)
@@ -357,29 +360,4 @@ func TestConcurrentCallers(t *testing.T) {
 		wg.Wait()
 		require.Empty(t, c.calls)
 	})
-}
-
-func TestDialAddress(t *testing.T) {
-	for _, addr := range []string{"", "unix", "udp:127.0.0.1:1", "/run/br0.mgmt"} {
-		_, err := Dial(t.Context(), addr, Config{})
-		require.ErrorContains(t, err, "address is neither", addr)
-	}
-	_, err := Dial(t.Context(), "unix:"+t.TempDir()+"/none", Config{})
-	require.ErrorContains(t, err, "ofctl: dial")
-}
-
-func TestDialTCP(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	go func() {
-		nc, err := l.Accept()
-		if err == nil {
-			(&scripted{tb: t, nc: nc}).serve()
-		}
-	}()
-	c, err := Dial(t.Context(), "tcp:"+l.Addr().String(), Config{})
-	require.NoError(t, err)
-	require.EqualValues(t, 7, c.Features().DatapathID)
-	require.NoError(t, c.Close())
 }

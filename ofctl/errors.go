@@ -35,9 +35,10 @@ const (
 	ErrTypeExperimenter        uint16 = ofp.ErrorExperimenter
 )
 
-// Codes of EXT-230: a message that no bundle takes, and a commit of which a message
-// was refused.
+// Codes of EXT-230: the first, a message that no bundle takes, and a commit of which a
+// message was refused.
 const (
+	bundleUnknown   = 2300 // the first
 	bundleMsgUnsup  = 2310
 	bundleMsgFailed = 2313
 )
@@ -65,16 +66,18 @@ var errorNames = map[uint16][]string{
 		"OFPGMFC_WEIGHT_UNSUPPORTED", "OFPGMFC_OUT_OF_GROUPS", "OFPGMFC_OUT_OF_BUCKETS", "OFPGMFC_CHAINING_UNSUPPORTED",
 		"OFPGMFC_WATCH_UNSUPPORTED", "OFPGMFC_LOOP", "OFPGMFC_UNKNOWN_GROUP", "OFPGMFC_CHAINED_GROUP", "OFPGMFC_BAD_TYPE",
 		"OFPGMFC_BAD_COMMAND", "OFPGMFC_BAD_BUCKET", "OFPGMFC_BAD_WATCH", "OFPGMFC_EPERM"},
-	ErrTypePortModFailed:      {"OFPET_PORT_MOD_FAILED"},
-	ErrTypeTableModFailed:     {"OFPET_TABLE_MOD_FAILED"},
-	ErrTypeQueueOpFailed:      {"OFPET_QUEUE_OP_FAILED"},
-	ErrTypeSwitchConfigFailed: {"OFPET_SWITCH_CONFIG_FAILED"},
-	ErrTypeRoleRequestFailed:  {"OFPET_ROLE_REQUEST_FAILED"},
+	ErrTypePortModFailed: {"OFPET_PORT_MOD_FAILED", "OFPPMFC_BAD_PORT", "OFPPMFC_BAD_HW_ADDR", "OFPPMFC_BAD_CONFIG",
+		"OFPPMFC_BAD_ADVERTISE", "OFPPMFC_EPERM"},
+	ErrTypeTableModFailed:     {"OFPET_TABLE_MOD_FAILED", "OFPTMFC_BAD_TABLE", "OFPTMFC_BAD_CONFIG", "OFPTMFC_EPERM"},
+	ErrTypeQueueOpFailed:      {"OFPET_QUEUE_OP_FAILED", "OFPQOFC_BAD_PORT", "OFPQOFC_BAD_QUEUE", "OFPQOFC_EPERM"},
+	ErrTypeSwitchConfigFailed: {"OFPET_SWITCH_CONFIG_FAILED", "OFPSCFC_BAD_FLAGS", "OFPSCFC_BAD_LEN", "OFPSCFC_EPERM"},
+	ErrTypeRoleRequestFailed:  {"OFPET_ROLE_REQUEST_FAILED", "OFPRRFC_STALE", "OFPRRFC_UNSUP", "OFPRRFC_BAD_ROLE"},
 	ErrTypeMeterModFailed: {"OFPET_METER_MOD_FAILED", "OFPMMFC_UNKNOWN", "OFPMMFC_METER_EXISTS", "OFPMMFC_INVALID_METER",
 		"OFPMMFC_UNKNOWN_METER", "OFPMMFC_BAD_COMMAND", "OFPMMFC_BAD_FLAGS", "OFPMMFC_BAD_RATE", "OFPMMFC_BAD_BURST",
 		"OFPMMFC_BAD_BAND", "OFPMMFC_BAD_BAND_VALUE", "OFPMMFC_OUT_OF_METERS", "OFPMMFC_OUT_OF_BANDS"},
-	ErrTypeTableFeaturesFailed: {"OFPET_TABLE_FEATURES_FAILED"},
-	ErrTypeExperimenter:        {"OFPET_EXPERIMENTER"},
+	ErrTypeTableFeaturesFailed: {"OFPET_TABLE_FEATURES_FAILED", "OFPTFFC_BAD_TABLE", "OFPTFFC_BAD_METADATA",
+		"OFPTFFC_BAD_TYPE", "OFPTFFC_BAD_LEN", "OFPTFFC_BAD_ARGUMENT", "OFPTFFC_EPERM"},
+	ErrTypeExperimenter: {"OFPET_EXPERIMENTER"},
 }
 
 // bundleErrorNames are EXT-230's codes from 2300 on, which ONF sends as an
@@ -84,6 +87,13 @@ var bundleErrorNames = []string{"OFPBFC_UNKNOWN", "OFPBFC_EPERM", "OFPBFC_BAD_ID
 	"OFPBFC_MSG_BAD_XID", "OFPBFC_MSG_UNSUP", "OFPBFC_MSG_CONFLICT", "OFPBFC_MSG_TOO_MANY", "OFPBFC_MSG_FAILED",
 	"OFPBFC_TIMEOUT", "OFPBFC_BUNDLE_IN_PROGRESS"}
 
+// Is makes errors.Is find a refusal of the same type, code and experimenter, whatever
+// was refused.
+func (e *SwitchError) Is(target error) bool {
+	t, ok := target.(*SwitchError)
+	return ok && t.Type == e.Type && t.Code == e.Code && t.Experimenter == e.Experimenter
+}
+
 // Error names the type and the code as the specification does.
 func (e *SwitchError) Error() string {
 	names := errorNames[e.Type]
@@ -91,7 +101,7 @@ func (e *SwitchError) Error() string {
 		return fmt.Sprintf("ofctl: switch refused: error type %d, code %d", e.Type, e.Code)
 	}
 	code := fmt.Sprintf("code %d", e.Code)
-	switch i := int(e.Code) - ofp.BundleControlType; {
+	switch i := int(e.Code) - bundleUnknown; {
 	case e.Type == ErrTypeExperimenter && e.Experimenter == ofp.ExperimenterONF && i >= 0 && i < len(bundleErrorNames):
 		code = bundleErrorNames[i]
 	case e.Type == ErrTypeExperimenter:

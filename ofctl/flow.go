@@ -11,7 +11,10 @@ type Flow struct {
 	IdleTimeout, HardTimeout uint16
 	// SendFlowRemoved asks for a FlowRemoved event when the flow goes.
 	SendFlowRemoved bool
-	Match           Match
+	// NoPacketCounts and NoByteCounts say that nobody reads the flow's counters, which
+	// may spare the switch work.
+	NoPacketCounts, NoByteCounts bool
+	Match                        Match
 
 	// The instructions, in the order in which a switch executes them (OpenFlow
 	// 1.3.5, section 5.9): go on only as the Meter allows; Apply now; empty the action set; add Write to the action
@@ -43,7 +46,9 @@ type FlowStat struct {
 type FlowFilter struct {
 	Table              uint8 // TableAll = every table
 	Cookie, CookieMask uint64
-	Match              Match // flows at least this specific; nil = any
+	// OutPort and OutGroup: only flows that send to it; 0 = any.
+	OutPort, OutGroup uint32
+	Match             Match // flows at least this specific; nil = any
 }
 
 // AllFlows selects every flow of a switch.
@@ -69,6 +74,7 @@ const (
 
 // Mod is a FlowMod, a GroupMod or a MeterMod: one step of a bundle.
 type Mod interface {
+	Message
 	// String is the step as a line of a file for ovs-ofctl bundle.
 	String() string
 	mod()
@@ -87,6 +93,13 @@ type FlowMod struct {
 	Command    Command
 	Flow       Flow
 	CookieMask uint64
+	// OutPort and OutGroup limit Delete and DeleteStrict to flows that send to it; 0 = any.
+	OutPort, OutGroup uint32
+	// CheckOverlap makes Add fail where a flow of the same priority matches some of the
+	// same frames.
+	CheckOverlap bool
+	// ResetCounts makes Add and Modify begin to count anew.
+	ResetCounts bool
 }
 
 // GroupMod changes a group: Add, Modify or Delete.

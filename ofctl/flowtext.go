@@ -34,6 +34,12 @@ func (f Flow) head(cookieMask string) []string {
 	if f.SendFlowRemoved {
 		words = append(words, "send_flow_rem")
 	}
+	if f.NoPacketCounts {
+		words = append(words, "no_packet_counts")
+	}
+	if f.NoByteCounts {
+		words = append(words, "no_byte_counts")
+	}
 	return append(words, f.Match.words()...)
 }
 
@@ -84,12 +90,19 @@ func (c Command) String() string {
 
 // String is the step as a line of a file for ovs-ofctl bundle.
 func (m FlowMod) String() string {
+	once := ""
+	if m.CheckOverlap {
+		once += "check_overlap,"
+	}
+	if m.ResetCounts {
+		once += "reset_counts,"
+	}
 	if m.Command == Add {
-		return "flow add " + m.Flow.String()
+		return "flow add " + once + m.Flow.String()
 	}
 	// What follows selects flows; cookie and time-outs of the flow do not.
 	f, mask := m.Flow, ""
-	f.IdleTimeout, f.HardTimeout, f.SendFlowRemoved = 0, 0, false
+	f.IdleTimeout, f.HardTimeout, f.SendFlowRemoved, f.NoPacketCounts, f.NoByteCounts = 0, 0, false, false, false
 	if m.CookieMask == 0 {
 		f.Cookie = 0
 	} else {
@@ -104,7 +117,13 @@ func (m FlowMod) String() string {
 		}
 		words = append(words, w)
 	}
-	text := "flow " + m.Command.String() + " " + strings.Join(words, ",")
+	if m.OutPort != 0 {
+		words = append(words, "out_port="+portName(m.OutPort))
+	}
+	if m.OutGroup != 0 {
+		words = append(words, "out_group="+strconv.FormatUint(uint64(m.OutGroup), 10))
+	}
+	text := "flow " + m.Command.String() + " " + once + strings.Join(words, ",")
 	if m.Command >= Delete {
 		return text
 	}

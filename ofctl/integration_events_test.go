@@ -30,7 +30,7 @@ func await[T ofctl.Event](tb testing.TB, events <-chan ofctl.Event, ok func(T) b
 }
 
 // watch starts a watcher and returns once it sees events.
-func watch(tb testing.TB, s *ovstest.Switch, c *ofctl.Conn) (<-chan ofctl.Event, <-chan error) {
+func watch(tb testing.TB, c *ofctl.Conn) (<-chan ofctl.Event, <-chan error) {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	tb.Cleanup(cancel)
@@ -53,7 +53,7 @@ func watch(tb testing.TB, s *ovstest.Switch, c *ofctl.Conn) (<-chan ofctl.Event,
 func TestIntegrationEvents(t *testing.T) {
 	s, c := dial(t)
 	ctx := t.Context()
-	events, end := watch(t, s, c)
+	events, end := watch(t, c)
 
 	s.Port("br0", "w0", "w1")
 	added := await(t, events, func(e ofctl.PortStatus) bool { return e.Port.Name == "w0" && e.Reason == ofctl.PortAdded })
@@ -133,8 +133,8 @@ func ipv4Frame(ttl byte) []byte {
 
 // Modify keeps cookie, time-outs and flags, and renews the hard time-out.
 func TestIntegrationModifyRenewsLease(t *testing.T) {
-	s, c := dial(t)
-	events, _ := watch(t, s, c)
+	_, c := dial(t)
+	events, _ := watch(t, c)
 	lease := ofctl.Flow{Priority: 300, Cookie: 5, HardTimeout: 2, SendFlowRemoved: true, Match: ofctl.IP4(), Goto: 10}
 	start := time.Now()
 	require.NoError(t, c.Apply(t.Context(), []ofctl.Mod{ofctl.FlowMod{Flow: lease}}))

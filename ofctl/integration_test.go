@@ -36,14 +36,14 @@ func spell(line string) string {
 	for _, w := range strings.FieldsFunc(head, func(r rune) bool { return r == ',' || r == ' ' }) {
 		key, _, _ := strings.Cut(w, "=")
 		switch key {
-		case "cookie", "table", "priority", "idle_timeout", "hard_timeout", "send_flow_rem":
+		case "cookie", "table", "priority", "idle_timeout", "hard_timeout", "send_flow_rem", "no_packet_counts", "no_byte_counts":
 			meta[key] = w
 		default:
 			match = append(match, w)
 		}
 	}
 	var words []string
-	for _, key := range []string{"cookie", "table", "priority", "idle_timeout", "hard_timeout", "send_flow_rem"} {
+	for _, key := range []string{"cookie", "table", "priority", "idle_timeout", "hard_timeout", "send_flow_rem", "no_packet_counts", "no_byte_counts"} {
 		if w := meta[key]; w != "" {
 			words = append(words, w)
 		}

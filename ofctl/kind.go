@@ -6,9 +6,11 @@ type FieldKind uint8
 // Kinds of fields. The order is the one in which ovs-ofctl prints them.
 const (
 	_ FieldKind = iota
+	KindTunnelID
 	KindMetadata
 	KindInPort
 	KindVLAN // 0 = untagged, else 0x1000|vid
+	KindVLANPCP
 	KindEthSrc
 	KindEthDst
 	KindEthType
@@ -16,6 +18,7 @@ const (
 	KindIPv4Dst
 	KindIPv6Src
 	KindIPv6Dst
+	KindIPv6Label
 	KindARPSPA
 	KindARPTPA
 	KindIPProto
@@ -30,11 +33,15 @@ const (
 	KindTCPDst
 	KindUDPSrc
 	KindUDPDst
+	KindSCTPSrc
+	KindSCTPDst
 	KindICMP4Type
 	KindICMP4Code
 	KindICMP6Type
 	KindICMP6Code
 	KindNDTarget
+	KindNDSLL
+	KindNDTLL
 	kindCount
 )
 
@@ -43,6 +50,8 @@ const (
 	classNXM0  = 0x0000
 	classNXM1  = 0x0001 // Nicira extensions
 	classBasic = 0x8000
+
+	classExperimenter = 0xffff
 )
 
 // fieldInfo is one row of the field table.
@@ -50,20 +59,24 @@ type fieldInfo struct {
 	class uint16
 	num   uint8
 	bits  int    // significant bits
+	bytes int    // on the wire; 0 = as many as the bits need
 	match string // ovs-ofctl's name in a match
 	name  string // ovs-ofctl's name in set_field
-	// needs is one of these must stand, exact, in the match as well (section 7.2.3.6).
+	// needs: one of these must stand in the match as well (section 7.2.3.6).
 	needs []prerequisite
+	// ether, if any, is the EtherType that must stand in it beside.
+	ether uint16
 	// maskable fields may have an arbitrary mask.
 	maskable bool
 	// settable fields may stand in SetField.
 	settable bool
 }
 
-// prerequisite is an exact field that another one needs.
+// prerequisite is a field that another one needs: with value in the bits of mask, or
+// exactly when mask is 0.
 type prerequisite struct {
-	kind  FieldKind
-	value uint16
+	kind        FieldKind
+	value, mask uint16
 }
 
 // info is k's row of the field table; its bits are 0 for what is no kind.
@@ -78,7 +91,10 @@ func (k FieldKind) String() string {
 }
 
 // Width is the size of the field's value in bytes.
-func (k FieldKind) Width() int { return (k.info().bits + 7) / 8 }
+func (k FieldKind) Width() int {
+	fi := k.info()
+	return max((fi.bits+7)/8, fi.bytes)
+}
 
 // Kind says which field f is.
 func (f Field) Kind() FieldKind { return f.kind }

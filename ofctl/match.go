@@ -46,6 +46,9 @@ func fieldMAC(k FieldKind, m [6]byte) Field {
 
 func fieldPrefix(k FieldKind, p netip.Prefix) Field {
 	f := Field{kind: k}
+	if p.Addr().BitLen() != 8*k.Width() {
+		return Field{} // of the other family: Check says so
+	}
 	p = p.Masked()
 	copy(f.value[:], p.Addr().AsSlice())
 	if p.Bits() < p.Addr().BitLen() {
@@ -89,6 +92,12 @@ func Untagged() Field { return field16(KindVLAN, 0) }
 // VLAN matches frames tagged with vid.
 func VLAN(vid uint16) Field { return field16(KindVLAN, 0x1000|vid&0xfff) }
 
+// VLANPCP matches or sets the tag's priority; it needs a tag.
+func VLANPCP(v uint8) Field { return field8(KindVLANPCP, v) }
+
+// TunnelID matches or sets the key of the tunnel that a frame came through.
+func TunnelID(id uint64) Field { return Field{kind: KindTunnelID}.number64(id) }
+
 // IPProto matches the IPv4 protocol or IPv6 next header.
 func IPProto(p uint8) Field { return field8(KindIPProto, p) }
 
@@ -125,7 +134,33 @@ func UDPSrc(p uint16) Field { return field16(KindUDPSrc, p) }
 // UDPDst matches or sets the UDP destination port.
 func UDPDst(p uint16) Field { return field16(KindUDPDst, p) }
 
-// PortRange is f, one of the four port fields, matching an aligned power-of-two
+// SCTPSrc matches or sets the SCTP source port.
+func SCTPSrc(p uint16) Field { return field16(KindSCTPSrc, p) }
+
+// SCTPDst matches or sets the SCTP destination port.
+func SCTPDst(p uint16) Field { return field16(KindSCTPDst, p) }
+
+// Masked is f matching only in mask's bits, which are those of a number as wide as the
+// field: Masked(EthDst(group), 0x0100_0000_0000) matches every group address. It is for
+// fields of up to eight bytes; addresses of IPv6 have prefixes.
+func Masked(f Field, mask uint64) Field {
+	m := Field{kind: f.kind}.number64(mask)
+	f.masked, f.mask = true, m.value
+	for i := range f.value {
+		f.value[i] &= f.mask[i]
+	}
+	return f
+}
+
+// number64 is f with a number for its value.
+func (f Field) number64(v uint64) Field {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], v)
+	copy(f.value[:], b[8-min(f.kind.Width(), 8):])
+	return f
+}
+
+// PortRange is f, one of the port fields, matching an aligned power-of-two
 // range: the ports that equal f's in mask's bits. It needs CapPortMask.
 func PortRange(f Field, mask uint16) Field {
 	f.masked = true
@@ -156,6 +191,24 @@ func ARPSPA(p netip.Prefix) Field { return fieldPrefix(KindARPSPA, p) }
 // ARPTPA matches ARP's target protocol address.
 func ARPTPA(p netip.Prefix) Field { return fieldPrefix(KindARPTPA, p) }
 
+// ARPSHA matches or sets ARP's sender hardware address.
+func ARPSHA(mac [6]byte) Field { return fieldMAC(KindARPSHA, mac) }
+
+// ARPTHA matches or sets ARP's target hardware address.
+func ARPTHA(mac [6]byte) Field { return fieldMAC(KindARPTHA, mac) }
+
+// NDTarget matches the target of a neighbour solicitation or advertisement (RFC 4861).
+func NDTarget(p netip.Prefix) Field { return fieldPrefix(KindNDTarget, p) }
+
+// NDSLL matches the source link-layer address of a neighbour solicitation.
+func NDSLL(mac [6]byte) Field { return fieldMAC(KindNDSLL, mac) }
+
+// NDTLL matches the target link-layer address of a neighbour advertisement.
+func NDTLL(mac [6]byte) Field { return fieldMAC(KindNDTLL, mac) }
+
+// IPv6Label matches or sets the flow label's 20 bits.
+func IPv6Label(v uint32) Field { return Field{kind: KindIPv6Label}.number64(uint64(v)) }
+
 // NotFragment matches IP packets that are no fragments (nw_frag=no). It needs
 // CapFragMatch. An IPv6 packet with a fragment header but neither an offset nor more to
 // come (an atomic fragment, RFC 6946) is none.
@@ -170,6 +223,9 @@ func TCP4(fs ...Field) Match { return ip4(6, fs) }
 // UDP4 is a match on UDP over IPv4 and fs.
 func UDP4(fs ...Field) Match { return ip4(17, fs) }
 
+// SCTP4 is a match on SCTP over IPv4 and fs.
+func SCTP4(fs ...Field) Match { return ip4(132, fs) }
+
 // ICMP4 is a match on ICMP over IPv4 and fs.
 func ICMP4(fs ...Field) Match { return ip4(1, fs) }
 
@@ -183,6 +239,9 @@ func TCP6(fs ...Field) Match { return ip6(6, fs) }
 
 // UDP6 is a match on UDP over IPv6 and fs.
 func UDP6(fs ...Field) Match { return ip6(17, fs) }
+
+// SCTP6 is a match on SCTP over IPv6 and fs.
+func SCTP6(fs ...Field) Match { return ip6(132, fs) }
 
 // ICMP6 is a match on ICMP over IPv6 and fs.
 func ICMP6(fs ...Field) Match { return ip6(58, fs) }

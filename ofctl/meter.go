@@ -5,17 +5,29 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-
-	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
-// Meter limits how many frames pass the flows that name it, all together: those over
-// Rate are dropped, whatever the flow would have done. It needs CapMeter. (OpenFlow
-// has meters that count bits or mark packets, too; of these a dump shows the ID alone.)
+// Meter limits what passes the flows that name it, all together: what is over Rate is
+// dropped, whatever the flow would have done. Of a meter with more bands than one of
+// each kind a dump shows the ID alone. It needs CapMeter, which is for meters that
+// count frames and drop.
 type Meter struct {
 	ID uint32 // from 1 to what the switch has: Open vSwitch's user-space datapath has 65,536
-	// Rate is in frames a second, Burst how many may come at once; 0 = as many as Rate.
+	// Kilobits makes the meter count kilobits instead of frames.
+	Kilobits bool
+	// Rate is in frames (or kilobits) a second, 0 = nothing is dropped; Burst is how many
+	// may come at once; 0 = as many as Rate.
 	Rate, Burst uint32
+	// Remark marks instead of dropping; of two bands the one with the highest rate that
+	// is exceeded acts.
+	Remark RemarkBand
+}
+
+// RemarkBand raises the drop precedence of what is over Rate (0 = there is no such band)
+// by Levels, in the DSCP (RFC 2597). Open vSwitch's user-space datapath has none.
+type RemarkBand struct {
+	Rate, Burst uint32
+	Levels      uint8
 }
 
 // MeterAll in a deletion stands for every meter.
@@ -33,15 +45,29 @@ func (MeterMod) mod() {}
 
 // String is the meter as ovs-ofctl add-meter takes it.
 func (m Meter) String() string {
-	s := "meter=" + strconv.FormatUint(uint64(m.ID), 10) + ",pktps"
-	if m.Burst > 0 {
+	s := "meter=" + strconv.FormatUint(uint64(m.ID), 10)
+	if m.Kilobits {
+		s += ",kbps"
+	} else {
+		s += ",pktps"
+	}
+	burst := m.Burst > 0 || m.Remark.Burst > 0
+	if burst {
 		s += ",burst"
 	}
-	if m.Rate > 0 {
-		s += ",band=type=drop,rate=" + strconv.FormatUint(uint64(m.Rate), 10)
+	band := func(kind string, rate, size uint32) string {
+		if rate == 0 {
+			return ""
+		}
+		w := ",band=type=" + kind + ",rate=" + strconv.FormatUint(uint64(rate), 10)
+		if burst {
+			w += ",burst_size=" + strconv.FormatUint(uint64(size), 10)
+		}
+		return w
 	}
-	if m.Burst > 0 {
-		s += ",burst_size=" + strconv.FormatUint(uint64(m.Burst), 10)
+	s += band("drop", m.Rate, m.Burst)
+	if r := m.Remark; r.Rate > 0 {
+		s += band("dscp_remark", r.Rate, r.Burst) + ",prec_level=" + strconv.Itoa(int(r.Levels))
 	}
 	return s
 }
@@ -68,21 +94,20 @@ func CheckMods(mods []Mod) error {
 
 // Meters implements Switch.
 func (c *Conn) Meters(ctx context.Context) ([]Meter, error) {
-	return dump[Meter](ctx, c, "meters", ofp.MeterConfigRequest{})
+	return dump(ctx, c, "meters", MeterConfigRequest{})
 }
 
 // probeMeters finds out whether the switch has meters that count frames and drop. One
 // that refuses the question has none.
 func (c *Conn) probeMeters(ctx context.Context) (Capabilities, error) {
-	reply, err := c.roundTrip(ctx, ofp.MeterFeaturesRequest{})
+	f, err := Ask(ctx, c, MeterFeaturesRequest{})
 	if _, refused := errors.AsType[*SwitchError](err); refused {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	f, ok := reply.(ofp.MeterFeatures)
-	if !ok || f.MaxMeters == 0 || f.MaxBands == 0 || f.Bands&(1<<bandDrop) == 0 || f.Capabilities&meterPackets == 0 {
+	if f.MaxMeters == 0 || f.MaxBands == 0 || f.Bands&(1<<bandDrop) == 0 || f.Capabilities&meterPackets == 0 {
 		return 0, nil
 	}
 	return CapMeter, nil

@@ -1,10 +1,59 @@
 // Package ofctl programs OpenFlow 1.3 switches from Go: plain values for what an
-// OpenFlow table holds ([Flow], [Match], [Action], [Group]), printed in the words
-// of ovs-ofctl, and a native client ([Dial]) that speaks the protocol over a unix
-// or TCP socket. It imports nothing of vias and can be used by itself.
+// OpenFlow table holds ([Flow], [Match], [Action], [Group], [Meter]), printed and parsed
+// in the words of ovs-ofctl, and native connections that speak the protocol over a unix
+// or TCP socket or TLS. It imports nothing of vias and can be used by itself. It forks no
+// program, and does not use reflection.
 //
-// Values are dumb and comparable in spirit: nothing in them depends on a running
-// switch. What does stands behind [Switch], which the client and the in-memory
+//	sw, err := ofctl.Dial(ctx, "unix:/var/run/openvswitch/br0.mgmt", ofctl.Config{})
+//	if err != nil {
+//		return err
+//	}
+//	defer sw.Close()
+//	flow, err := ofctl.ParseFlow("table=0,priority=10,tcp,nw_dst=10.0.0.0/8,tp_dst=80,actions=output:3")
+//	if err != nil {
+//		return err
+//	}
+//	return sw.Apply(ctx, []ofctl.Mod{ofctl.FlowMod{Flow: flow}}) // confirmed by the switch
+//
+// # Connections
+//
+// [Dial] goes to a switch that listens (Open vSwitch's bridges do, on NAME.mgmt);
+// [Listen] and [Serve] are for switches that dial in, as after ovs-vsctl set-controller.
+// A [Conn] keeps itself alive by echoes; it answers the switch's by itself. It is lost for
+// good when its stream is: whoever wants more has a [Keeper].
+//
+// # Changing a switch
+//
+// [Conn.Apply] is one atomic bundle and its confirmation; [Conn.Send] is many messages on
+// their way at once, each by itself, and the confirmation of all. [Set] compares what an
+// owner wants with what there is, and changes the difference. A [Keeper] does so again
+// and again: when somebody else deletes what is wanted, when the switch was restarted,
+// when what is wanted changes.
+//
+// Matches and actions are checked before anything is sent, and an error names what is
+// missing: "match field tcp_dst needs nw_proto=0x6".
+//
+// # Asking a switch
+//
+// [Ask] sends any request, and returns the answer that belongs to it:
+//
+//	stats, err := ofctl.Ask(ctx, sw, ofctl.PortStatsRequest{Port: 3}) // []ofctl.PortStat
+//	role, err := ofctl.Ask(ctx, sw, ofctl.RoleRequest{Role: ofctl.RoleMaster, GenerationID: 7})
+//
+// [Conn.Watch] brings packet-ins, removed flows and port changes.
+//
+// # Messages
+//
+// [Encode] and [Decode] turn every message into bytes and back, for both sides of a
+// connection: hello, error, echo, experimenter, features, config, packet-in, packet-out,
+// flow-removed, port-status, flow-mod, group-mod, meter-mod, port-mod, table-mod, barrier,
+// role, get-async and set-async, and all multiparts of OpenFlow 1.3 (changing table
+// features excepted). What is not known decodes to [Unknown] or [Experimenter] and
+// disturbs nobody; flows with parts that have no value here are marked as Partial.
+//
+// # Switches without a switch
+//
+// What depends on a running switch stands behind [Switch], which a Conn and the in-memory
 // switch of package ofctltest both are.
 //
 // The protocol is OpenFlow 1.3.5 (ONF TS-023) with the ONF bundle extension
@@ -68,6 +117,8 @@ type Switch interface {
 	Apply(ctx context.Context, mods []Mod) error
 	// Flows dumps the flows that filter selects, with counters, in no order.
 	Flows(ctx context.Context, filter FlowFilter) ([]FlowStat, error)
+	// Aggregate is the sum over the flows that filter selects.
+	Aggregate(ctx context.Context, filter FlowFilter) (Aggregate, error)
 	// Groups dumps all groups.
 	Groups(ctx context.Context) ([]Group, error)
 	// Meters dumps all meters.
@@ -111,15 +162,6 @@ const (
 // Has tells whether all of want are in c.
 func (c Capabilities) Has(want Capabilities) bool { return c&want == want }
 
-// Port is one port of a switch.
-type Port struct {
-	No     uint32
-	Name   string
-	MAC    [6]byte
-	Down   bool // administratively down
-	NoLink bool // no carrier
-}
-
 // PacketOut is a frame for the switch to act on.
 type PacketOut struct {
 	// InPort is the port that the frame pretends to have come from; PortController
@@ -130,7 +172,10 @@ type PacketOut struct {
 }
 
 // Event is one of PacketIn, FlowRemoved, PortStatus, Refused.
-type Event interface{ event() }
+type Event interface {
+	Message
+	event()
+}
 
 // PacketIn is a frame that a flow sent to the controller.
 type PacketIn struct {

@@ -2,7 +2,6 @@ package ofctl
 
 import (
 	"context"
-	"encoding/binary"
 
 	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
@@ -13,7 +12,7 @@ import (
 func (c *Conn) probe(ctx context.Context) (Capabilities, error) {
 	probes := []struct {
 		is  Capabilities
-		mod any
+		mod Mod
 	}{
 		{CapFragMatch, probeFlow(IP4(NotFragment()))},
 		{CapPortMask, probeFlow(TCP4(PortRange(TCPDst(0xf000), 0xf000)))},
@@ -27,18 +26,18 @@ func (c *Conn) probe(ctx context.Context) (Capabilities, error) {
 		return 0, err
 	}
 	_, err = c.send(ctx, k, func(b []byte, xid uint32) ([]byte, error) {
-		b, err := Encode(b, xid, ofp.BundleControl{ID: id, Type: ofp.BundleOpen, Flags: bundleFlags})
+		b, err := Encode(b, xid, BundleControl{ID: id, Type: BundleOpen, Flags: bundleFlags})
 		for _, p := range probes {
 			xid++
 			if err != nil {
 				return b, err
 			}
-			b, err = appendProbe(b, xid, id, p.mod)
+			b, err = Encode(b, xid, BundleAdd{ID: id, Flags: bundleFlags, Mod: p.mod})
 		}
 		if err != nil {
 			return b, err
 		}
-		return Encode(b, xid+1, ofp.BundleControl{ID: id, Type: ofp.BundleDiscard, Flags: bundleFlags})
+		return Encode(b, xid+1, BundleControl{ID: id, Type: BundleDiscard, Flags: bundleFlags})
 	})
 	if err != nil {
 		return 0, err
@@ -60,29 +59,16 @@ func (c *Conn) probe(ctx context.Context) (Capabilities, error) {
 
 func probeFlow(m Match) FlowMod { return FlowMod{Command: Add, Flow: Flow{Match: m}} }
 
-// checkPktLarger stands for a flow with OVS's check_pkt_larger action, for which
-// this package has no value.
-type checkPktLarger struct{}
+// checkPktLarger is a flow with OVS's check_pkt_larger action, for which this package
+// has no value.
+type checkPktLarger struct{ FlowMod }
 
-// appendProbe is Encode of a bundle-add of mod.
-func appendProbe(b []byte, xid, id uint32, mod any) ([]byte, error) {
-	if _, ok := mod.(checkPktLarger); !ok {
-		return Encode(b, xid, ofp.BundleAdd{ID: id, Flags: bundleFlags, Mod: mod})
-	}
-	start := len(b)
-	b, err := Encode(b, xid, ofp.BundleAdd{ID: id, Flags: bundleFlags, Mod: probeFlow(nil)})
-	if err != nil {
-		return b, err
-	}
-	// Instruction apply_actions with NXAST_CHECK_PKT_LARGER (49):
-	// check_pkt_larger(1500)->NXM_NX_REG0[0].
-	be := binary.BigEndian
-	b = be.AppendUint64(b, instrApply<<48|32<<32)
-	b = be.AppendUint64(b, 0xffff<<48|24<<32|ofp.ExperimenterNicira)
-	b = be.AppendUint64(b, 49<<48|1500<<32|0<<16|0x0001) // length, bit, field's class
-	b = be.AppendUint64(b, 0x0004<<48)
-	const inner = ofp.HeaderLen + 16 // where the flow-mod starts
-	be.PutUint16(b[start+2:], uint16(len(b)-start))
-	be.PutUint16(b[start+inner+2:], uint16(len(b)-start-inner))
-	return b, nil
+// appendBody appends the flow with the instruction apply_actions with
+// NXAST_CHECK_PKT_LARGER (49): check_pkt_larger(1500)->NXM_NX_REG0[0].
+func (m checkPktLarger) appendBody(b []byte, xid uint32) (uint8, []byte, error) {
+	typ, b, err := m.FlowMod.appendBody(b, xid)
+	return typ, append64(b, instrApply<<48|32<<32,
+		0xffff<<48|24<<32|ofp.ExperimenterNicira,
+		49<<48|1500<<32|0<<16|0x0001, // length, bit, field's class
+		0x0004<<48), err
 }

@@ -37,14 +37,20 @@ type Difference struct{ Added, Modified, Deleted, GroupsAdded, GroupsModified, G
 // Between dump and bundle others may change the switch: an owner should have one
 // writer.
 func Set(ctx context.Context, sw Switch, owner Owner, wanted Wanted) (Difference, error) {
+	changed, _, err := set(ctx, sw, owner, wanted)
+	return changed, err
+}
+
+// set is Set; own is how many flows of the owner's the switch has now.
+func set(ctx context.Context, sw Switch, owner Owner, wanted Wanted) (_ Difference, own int, err error) {
 	d, err := newDiff(owner, wanted)
 	if err != nil {
-		return Difference{}, fmt.Errorf("ofctl: set: %w", err)
+		return Difference{}, 0, fmt.Errorf("ofctl: set: %w", err)
 	}
 	var groups []Group
 	if wanted.GroupIDs != [2]uint32{} {
 		if groups, err = sw.Groups(ctx); err != nil {
-			return Difference{}, fmt.Errorf("ofctl: set: %w", err)
+			return Difference{}, 0, fmt.Errorf("ofctl: set: %w", err)
 		}
 	}
 	flows, err := sw.Flows(ctx, AllFlows)
@@ -53,16 +59,17 @@ func Set(ctx context.Context, sw Switch, owner Owner, wanted Wanted) (Difference
 		err = d.flows(flows)
 	}
 	if err != nil {
-		return Difference{}, fmt.Errorf("ofctl: set: %w", err)
+		return Difference{}, 0, fmt.Errorf("ofctl: set: %w", err)
 	}
 	mods := slices.Concat(d.before, d.change, d.remove, d.after)
+	own = len(d.want) - d.others
 	if len(mods) == 0 {
-		return Difference{}, nil
+		return Difference{}, own, nil
 	}
 	if err := sw.Apply(ctx, mods); err != nil {
-		return Difference{}, fmt.Errorf("ofctl: set: %w", err)
+		return Difference{}, 0, fmt.Errorf("ofctl: set: %w", err)
 	}
-	return d.count, nil
+	return d.count, own, nil
 }
 
 // place is what makes two flows the same entry of a switch. match is the canonical
@@ -88,6 +95,7 @@ type diff struct {
 	// flows that go, groups that nothing needs any more.
 	before, change, remove, after []Mod
 	count                         Difference
+	others                        int // flows of somebody else's that do what is wanted
 }
 
 func newDiff(owner Owner, wanted Wanted) (*diff, error) {
@@ -119,7 +127,11 @@ func newDiff(owner Owner, wanted Wanted) (*diff, error) {
 	return d, nil
 }
 
-var errPartial = errors.New("the owner's flow has parts that ofctl has no words for")
+// Why the switch cannot be as wanted, whatever is sent to it.
+var (
+	errPartial = errors.New("the owner's flow has parts that ofctl has no words for")
+	errNotOurs = errors.New("somebody else's flow")
+)
 
 // flows compares the wanted flows with those that the switch has.
 func (d *diff) flows(have []FlowStat) error {
@@ -138,11 +150,13 @@ func (d *diff) flows(have []FlowStat) error {
 		switch {
 		case !own && !wanted:
 		case !own && !w.sameInstructions(f):
-			return fmt.Errorf("somebody else's flow %s is in the place of %s", f, w)
+			return fmt.Errorf("%w: %s is in the place of %s", errNotOurs, f, w)
 		case !wanted:
 			d.remove = append(d.remove, FlowMod{Command: DeleteStrict, Flow: *f, CookieMask: ^uint64(0)})
 			d.count.Deleted++
-		case own && !w.same(f):
+		case !own:
+			d.others++
+		case !w.same(f):
 			// Add replaces time-outs, flags and cookie as well, which Modify does not.
 			d.change = append(d.change, FlowMod{Command: Add, Flow: w})
 			d.count.Modified++
@@ -189,7 +203,7 @@ func (d *diff) groups(have []Group) {
 // a switch keeps.
 func (f *Flow) same(o *Flow) bool {
 	return f.Cookie == o.Cookie && f.IdleTimeout == o.IdleTimeout && f.HardTimeout == o.HardTimeout &&
-		f.SendFlowRemoved == o.SendFlowRemoved && f.sameInstructions(o)
+		f.flags() == o.flags() && f.sameInstructions(o)
 }
 
 func (f *Flow) sameInstructions(o *Flow) bool {

@@ -45,6 +45,9 @@ func portName(p uint32) string {
 // String is the action as ovs-ofctl takes it, for example "group:1".
 func (a ToGroup) String() string { return "group:" + strconv.FormatUint(uint64(a.ID), 10) }
 
+// String is the action as ovs-ofctl takes it, for example "set_queue:3".
+func (a SetQueue) String() string { return "set_queue:" + strconv.FormatUint(uint64(a.ID), 10) }
+
 // String is the action as ovs-ofctl takes it, for example
 // "set_field:10.0.0.1->ip_src".
 func (a SetField) String() string {
@@ -85,13 +88,13 @@ func (f Field) bytesText(b [16]byte) string {
 	switch f.kind {
 	case KindInPort:
 		return portName(uint32(f.number(b)))
-	case KindEthSrc, KindEthDst, KindARPSHA, KindARPTHA:
+	case KindEthSrc, KindEthDst, KindARPSHA, KindARPTHA, KindNDSLL, KindNDTLL:
 		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5])
 	case KindIPv4Src, KindIPv4Dst, KindARPSPA, KindARPTPA:
 		return netip.AddrFrom4([4]byte(b[:4])).String()
 	case KindIPv6Src, KindIPv6Dst, KindNDTarget:
 		return netip.AddrFrom16(b).String()
-	case KindMetadata, KindEthType:
+	case KindMetadata, KindTunnelID, KindEthType, KindIPv6Label:
 		return "0x" + strconv.FormatUint(f.number(b), 16)
 	}
 	return strconv.FormatUint(f.number(b), 10)
@@ -112,7 +115,13 @@ func (f Field) String() string {
 		return "nw_tos=" + strconv.FormatUint(v<<2, 10)
 	case KindFrag:
 		return "nw_frag=" + f.fragText()
-	case KindTCPSrc, KindTCPDst, KindUDPSrc, KindUDPDst:
+	case KindIPv6Label:
+		v := fmt.Sprintf("%s=0x%05x", fi.match, v)
+		if f.masked {
+			v += fmt.Sprintf("/0x%05x", f.number(f.mask))
+		}
+		return v
+	case KindTCPSrc, KindTCPDst, KindUDPSrc, KindUDPDst, KindSCTPSrc, KindSCTPDst:
 		if f.masked {
 			return fmt.Sprintf("%s=0x%x/0x%x", fi.match, v, f.number(f.mask))
 		}
@@ -159,7 +168,7 @@ func (f Field) maskText() string {
 		return ""
 	}
 	switch f.kind {
-	case KindIPv4Src, KindIPv4Dst, KindARPSPA, KindARPTPA, KindIPv6Src, KindIPv6Dst:
+	case KindIPv4Src, KindIPv4Dst, KindARPSPA, KindARPTPA, KindIPv6Src, KindIPv6Dst, KindNDTarget:
 		if n, ok := prefixLen(f.mask[:f.kind.Width()]); ok {
 			return "/" + strconv.Itoa(n)
 		}
@@ -205,22 +214,24 @@ func (m Match) words() []string {
 func (m Match) protocolWord() (word string, proto bool) {
 	var v6 string
 	switch {
-	case m.has(prerequisite{KindEthType, 0x0806}):
+	case m.has(prerequisite{kind: KindEthType, value: 0x0806}):
 		return "arp", false
-	case m.has(prerequisite{KindEthType, 0x0800}):
-	case m.has(prerequisite{KindEthType, 0x86dd}):
+	case m.has(prerequisite{kind: KindEthType, value: 0x0800}):
+	case m.has(prerequisite{kind: KindEthType, value: 0x86dd}):
 		v6 = "6"
 	default:
 		return "", false
 	}
 	switch {
-	case m.has(prerequisite{KindIPProto, 6}):
+	case m.has(prerequisite{kind: KindIPProto, value: 6}):
 		return "tcp" + v6, true
-	case m.has(prerequisite{KindIPProto, 17}):
+	case m.has(prerequisite{kind: KindIPProto, value: 17}):
 		return "udp" + v6, true
-	case v6 == "" && m.has(prerequisite{KindIPProto, 1}):
+	case m.has(prerequisite{kind: KindIPProto, value: 132}):
+		return "sctp" + v6, true
+	case v6 == "" && m.has(prerequisite{kind: KindIPProto, value: 1}):
 		return "icmp", true
-	case v6 != "" && m.has(prerequisite{KindIPProto, 58}):
+	case v6 != "" && m.has(prerequisite{kind: KindIPProto, value: 58}):
 		return "icmp6", true
 	case v6 != "":
 		return "ipv6", false

@@ -11,6 +11,7 @@ const (
 	actionOutput   = 0
 	actionPushVLAN = 17
 	actionPopVLAN  = 18
+	actionSetQueue = 21
 	actionGroup    = 22
 	actionDecTTL   = 24
 	actionSetField = 25
@@ -54,6 +55,8 @@ func appendActions(b []byte, actions []Action) []byte {
 		case ToGroup:
 			b = be.AppendUint32(b, actionGroup<<16|8)
 			b = be.AppendUint32(b, a.ID)
+		case SetQueue:
+			b = append32(b, actionSetQueue<<16|8, a.ID)
 		case SetField:
 			start := len(b)
 			b = be.AppendUint32(b, actionSetField<<16)
@@ -138,6 +141,8 @@ func decodeAction(typ uint16, c ofp.Cursor) (a Action, err error) {
 		a = o
 	case actionGroup:
 		a = ToGroup{ID: c.U32()}
+	case actionSetQueue:
+		a = SetQueue{ID: c.U32()}
 	case actionSetField:
 		f, ok, err := takeOXM(&c).field()
 		if c.Short() || err != nil {

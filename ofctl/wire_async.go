@@ -1,14 +1,12 @@
 package ofctl
 
 import (
-	"bytes"
 	"encoding/binary"
-	"errors"
 
 	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
-func appendPacketIn(b []byte, p *PacketIn) ([]byte, error) {
+func (p PacketIn) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
 	be := binary.BigEndian
 	b = be.AppendUint32(b, NoBuffer)
 	b = be.AppendUint16(b, uint16(p.TotalLen))
@@ -16,14 +14,14 @@ func appendPacketIn(b []byte, p *PacketIn) ([]byte, error) {
 	b = be.AppendUint64(b, p.Cookie)
 	b, err := appendMatch(b, Match{InPort(p.InPort)})
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	b = appendZeros(b, 2)
-	return append(b, p.Frame...), nil
+	return ofp.TypePacketIn, append(b, p.Frame...), nil
 }
 
 // decodePacketIn's Frame aliases the message.
-func decodePacketIn(c *ofp.Cursor) (any, error) {
+func decodePacketIn(c *ofp.Cursor) (Message, error) {
 	var p PacketIn
 	c.Skip(4)
 	p.TotalLen = int(c.U16())
@@ -40,21 +38,14 @@ func decodePacketIn(c *ofp.Cursor) (any, error) {
 	return p, nil
 }
 
-func appendPacketOut(b []byte, p *PacketOut) ([]byte, error) {
+func (p PacketOut) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
 	be := binary.BigEndian
 	inPort := p.InPort
 	if inPort == 0 {
 		inPort = PortController
 	}
-	for _, a := range p.Actions {
-		if s, ok := a.(SetField); ok {
-			if err := s.check(); err != nil {
-				return nil, err
-			}
-		}
-		if a == nil {
-			return nil, errors.New("nil action")
-		}
+	if err := checkFreeActions(p.Actions); err != nil {
+		return 0, nil, err
 	}
 	b = be.AppendUint32(b, NoBuffer)
 	b = be.AppendUint32(b, inPort)
@@ -62,11 +53,11 @@ func appendPacketOut(b []byte, p *PacketOut) ([]byte, error) {
 	b = appendZeros(b, 8)
 	b = appendActions(b, p.Actions)
 	be.PutUint16(b[start:], uint16(len(b)-start-8))
-	return append(b, p.Frame...), nil
+	return ofp.TypePacketOut, append(b, p.Frame...), nil
 }
 
 // decodePacketOut's Frame aliases the message.
-func decodePacketOut(c *ofp.Cursor) (any, error) {
+func decodePacketOut(c *ofp.Cursor) (Message, error) {
 	if c.U32() != NoBuffer {
 		return nil, &SwitchError{Type: ErrTypeBadRequest, Code: 8}
 	}
@@ -85,7 +76,7 @@ func decodePacketOut(c *ofp.Cursor) (any, error) {
 	return p, err
 }
 
-func appendFlowRemoved(b []byte, r *FlowRemoved) ([]byte, error) {
+func (r FlowRemoved) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
 	be, f := binary.BigEndian, &r.Flow
 	b = be.AppendUint64(b, f.Cookie)
 	b = be.AppendUint16(b, f.Priority)
@@ -96,10 +87,15 @@ func appendFlowRemoved(b []byte, r *FlowRemoved) ([]byte, error) {
 	b = be.AppendUint16(b, f.HardTimeout)
 	b = be.AppendUint64(b, r.Packets)
 	b = be.AppendUint64(b, r.Bytes)
-	return appendMatch(b, f.Match)
+	b, err := appendMatch(b, f.Match)
+	return ofp.TypeFlowRemoved, b, err
 }
 
-func decodeFlowRemoved(c *ofp.Cursor) (any, error) {
+func (e Refused) appendBody(b []byte, xid uint32) (uint8, []byte, error) {
+	return e.Err.appendBody(b, xid)
+}
+
+func decodeFlowRemoved(c *ofp.Cursor) (Message, error) {
 	var r FlowRemoved
 	f := &r.Flow
 	f.Cookie, f.Priority = c.U64(), c.U16()
@@ -114,57 +110,4 @@ func decodeFlowRemoved(c *ofp.Cursor) (any, error) {
 	var err error
 	f.Match, _, err = takeMatch(c)
 	return r, err
-}
-
-// Bits of a port's config and state (section 7.2.1).
-const (
-	portConfigDown = 1
-	portStateDown  = 1
-	portLen        = 64
-	portNameLen    = 16
-)
-
-func appendPort(b []byte, p *Port) []byte {
-	be := binary.BigEndian
-	b = be.AppendUint32(b, p.No)
-	b = appendZeros(b, 4)
-	b = append(b, p.MAC[:]...)
-	b = appendZeros(b, 2)
-	var name [portNameLen]byte
-	copy(name[:portNameLen-1], p.Name)
-	b = append(b, name[:]...)
-	var config, state uint32
-	if p.Down {
-		config = portConfigDown
-	}
-	if p.NoLink {
-		state = portStateDown
-	}
-	b = be.AppendUint32(b, config)
-	b = be.AppendUint32(b, state)
-	return appendZeros(b, 24)
-}
-
-func takePort(c *ofp.Cursor) (Port, error) {
-	b := ofp.NewCursor(c.Take(portLen))
-	p := Port{No: b.U32()}
-	b.Skip(4)
-	copy(p.MAC[:], b.Take(6))
-	b.Skip(2)
-	name, _, _ := bytes.Cut(b.Take(portNameLen), []byte{0})
-	p.Name = string(name)
-	p.Down = b.U32()&portConfigDown != 0
-	p.NoLink = b.U32()&portStateDown != 0
-	if b.Short() {
-		return Port{}, errBadLength
-	}
-	return p, nil
-}
-
-func decodePortStatus(c *ofp.Cursor) (any, error) {
-	s := PortStatus{Reason: PortReason(c.U8())}
-	c.Skip(7)
-	var err error
-	s.Port, err = takePort(c)
-	return s, err
 }

@@ -9,14 +9,29 @@ import (
 	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
-// flagSendFlowRem is OFPFF_SEND_FLOW_REM.
-const flagSendFlowRem = 1
+// Flags of flows (OFPFF_*).
+const (
+	flagSendFlowRem  = 1 << 0
+	flagCheckOverlap = 1 << 1
+	flagResetCounts  = 1 << 2
+	flagNoPackets    = 1 << 3
+	flagNoBytes      = 1 << 4
+)
 
-func flowFlags(f *Flow) uint16 {
-	if f.SendFlowRemoved {
-		return flagSendFlowRem
-	}
-	return 0
+// flags are those that a switch keeps.
+func (f *Flow) flags() uint16 {
+	return uint16(bit(f.SendFlowRemoved, flagSendFlowRem) | bit(f.NoPacketCounts, flagNoPackets) |
+		bit(f.NoByteCounts, flagNoBytes))
+}
+
+func (f *Flow) setFlags(flags uint16) {
+	f.SendFlowRemoved = flags&flagSendFlowRem != 0
+	f.NoPacketCounts, f.NoByteCounts = flags&flagNoPackets != 0, flags&flagNoBytes != 0
+}
+
+func (m FlowMod) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	b, err := appendFlowMod(b, &m)
+	return ofp.TypeFlowMod, b, err
 }
 
 func appendFlowMod(b []byte, m *FlowMod) ([]byte, error) {
@@ -24,9 +39,10 @@ func appendFlowMod(b []byte, m *FlowMod) ([]byte, error) {
 		return nil, fmt.Errorf("flow-mod command %d", m.Command)
 	}
 	f, be := &m.Flow, binary.BigEndian
-	cookie := f.Cookie
+	cookie, outPort, outGroup := f.Cookie, PortAny, GroupAny
 	if m.Command >= Delete {
 		cookie &= m.CookieMask
+		outPort, outGroup = orAny(m.OutPort), orAny(m.OutGroup)
 	}
 	b = be.AppendUint64(b, cookie)
 	b = be.AppendUint64(b, m.CookieMask)
@@ -34,10 +50,8 @@ func appendFlowMod(b []byte, m *FlowMod) ([]byte, error) {
 	b = be.AppendUint16(b, f.IdleTimeout)
 	b = be.AppendUint16(b, f.HardTimeout)
 	b = be.AppendUint16(b, f.Priority)
-	b = be.AppendUint32(b, NoBuffer)
-	b = be.AppendUint32(b, PortAny)
-	b = be.AppendUint32(b, GroupAny)
-	b = be.AppendUint16(b, flowFlags(f))
+	b = append32(b, NoBuffer, outPort, outGroup)
+	b = be.AppendUint16(b, f.flags()|uint16(bit(m.CheckOverlap, flagCheckOverlap)|bit(m.ResetCounts, flagResetCounts)))
 	b = appendZeros(b, 2)
 	b, err := appendMatch(b, f.Match)
 	if err != nil || m.Command >= Delete {
@@ -60,12 +74,18 @@ func (f *Flow) checkInstructions() error {
 	return f.Match.checkActions(f.Write)
 }
 
-func decodeFlowMod(c *ofp.Cursor) (any, error) {
+func decodeFlowMod(c *ofp.Cursor) (Message, error) {
 	m := FlowMod{Flow: Flow{Cookie: c.U64()}, CookieMask: c.U64()}
 	m.Flow.Table, m.Command = c.U8(), Command(c.U8())
 	m.Flow.IdleTimeout, m.Flow.HardTimeout, m.Flow.Priority = c.U16(), c.U16(), c.U16()
-	c.Skip(12) // buffer, out_port, out_group: vias uses none
-	m.Flow.SendFlowRemoved = c.U16()&flagSendFlowRem != 0
+	c.Skip(4) // buffer: frames never wait in the switch
+	m.OutPort, m.OutGroup = anyZero(c.U32()), anyZero(c.U32())
+	if m.Command < Delete {
+		m.OutPort, m.OutGroup = 0, 0 // they mean nothing there
+	}
+	flags := c.U16()
+	m.Flow.setFlags(flags)
+	m.CheckOverlap, m.ResetCounts = flags&flagCheckOverlap != 0, flags&flagResetCounts != 0
 	c.Skip(2)
 	if c.Short() {
 		return nil, errBadLength
@@ -90,6 +110,11 @@ func decodeFlowMod(c *ofp.Cursor) (any, error) {
 	return m, nil
 }
 
+func (m GroupMod) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	b, err := appendGroupMod(b, &m)
+	return ofp.TypeGroupMod, b, err
+}
+
 func appendGroupMod(b []byte, m *GroupMod) ([]byte, error) {
 	command := uint16(0)
 	switch m.Command {
@@ -110,7 +135,7 @@ func appendGroupMod(b []byte, m *GroupMod) ([]byte, error) {
 	return appendBuckets(b, m.Group.Buckets)
 }
 
-func decodeGroupMod(c *ofp.Cursor) (any, error) {
+func decodeGroupMod(c *ofp.Cursor) (Message, error) {
 	var m GroupMod
 	switch c.U16() {
 	case 0:
@@ -136,18 +161,27 @@ func decodeGroupMod(c *ofp.Cursor) (any, error) {
 	return m, err
 }
 
+// checkFreeActions tells why actions for frames of which nothing is known could stand
+// nowhere.
+func checkFreeActions(actions []Action) error {
+	for _, a := range actions {
+		if a == nil {
+			return errors.New("nil action")
+		}
+		if s, ok := a.(SetField); ok {
+			if err := s.check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func appendBuckets(b []byte, buckets []Bucket) ([]byte, error) {
 	be := binary.BigEndian
 	for _, k := range buckets {
-		for _, a := range k.Actions {
-			if a == nil {
-				return nil, errors.New("nil action")
-			}
-			if s, ok := a.(SetField); ok {
-				if err := s.check(); err != nil {
-					return nil, err
-				}
-			}
+		if err := checkFreeActions(k.Actions); err != nil {
+			return nil, err
 		}
 		start := len(b)
 		b = appendZeros(b, 2)
@@ -161,7 +195,7 @@ func appendBuckets(b []byte, buckets []Bucket) ([]byte, error) {
 	return b, nil
 }
 
-// orAny is OFPP_ANY and OFPG_ANY for 0, watchAny the reverse.
+// orAny is OFPP_ANY, OFPG_ANY or OFPM_ALL for 0, anyZero the reverse.
 func orAny(v uint32) uint32 {
 	if v == 0 {
 		return PortAny
@@ -169,7 +203,7 @@ func orAny(v uint32) uint32 {
 	return v
 }
 
-func watchAny(v uint32) uint32 {
+func anyZero(v uint32) uint32 {
 	if v == PortAny {
 		return 0
 	}
@@ -181,7 +215,7 @@ func takeBuckets(c *ofp.Cursor) (buckets []Bucket, partial bool, err error) {
 	for c.Len() > 0 {
 		n := int(c.U16())
 		body := ofp.NewCursor(c.Take(n - 2))
-		k := Bucket{Weight: body.U16(), WatchPort: watchAny(body.U32()), WatchGroup: watchAny(body.U32())}
+		k := Bucket{Weight: body.U16(), WatchPort: anyZero(body.U32()), WatchGroup: anyZero(body.U32())}
 		body.Skip(4)
 		if c.Short() || body.Short() {
 			return nil, false, &SwitchError{Type: ErrTypeGroupModFailed, Code: 12}
@@ -194,4 +228,96 @@ func takeBuckets(c *ofp.Cursor) (buckets []Bucket, partial bool, err error) {
 		buckets = append(buckets, k)
 	}
 	return slices.Clip(buckets), partial, nil
+}
+
+func (FlowStat) multipart() uint16 { return ofp.MultipartFlow }
+
+func (s FlowStat) appendItem(b []byte) ([]byte, error) {
+	be, start := binary.BigEndian, len(b)
+	b = appendZeros(b, 2)
+	b = append(b, s.Table, 0)
+	b = append32(b, s.AgeSeconds, s.AgeNanosecs)
+	b = be.AppendUint16(b, s.Priority)
+	b = be.AppendUint16(b, s.IdleTimeout)
+	b = be.AppendUint16(b, s.HardTimeout)
+	b = be.AppendUint16(b, s.flags())
+	b = appendZeros(b, 4)
+	b = append64(b, s.Cookie, s.Packets, s.Bytes)
+	b, err := appendMatch(b, s.Match)
+	if err != nil {
+		return nil, err
+	}
+	return endItem(appendInstructions(b, &s.Flow), start)
+}
+
+func takeFlowStat(c *ofp.Cursor) (s FlowStat, err error) {
+	b := ofp.NewCursor(c.Take(int(c.U16()) - 2))
+	s.Table = b.U8()
+	b.Skip(1)
+	s.AgeSeconds, s.AgeNanosecs = b.U32(), b.U32()
+	s.Priority, s.IdleTimeout, s.HardTimeout = b.U16(), b.U16(), b.U16()
+	s.setFlags(b.U16())
+	b.Skip(4)
+	s.Cookie, s.Packets, s.Bytes = b.U64(), b.U64(), b.U64()
+	if c.Short() || b.Short() {
+		return FlowStat{}, errBadLength
+	}
+	m, partialMatch, err := takeMatch(&b)
+	if err != nil {
+		return FlowStat{}, err
+	}
+	s.Match = m
+	partial, err := takeInstructions(&b, &s.Flow)
+	s.Partial = partial || partialMatch
+	return s, err
+}
+
+// appendFlowFilter appends a request about flows, for their list or their sum.
+func appendFlowFilter(b []byte, typ uint16, f *FlowFilter) ([]byte, error) {
+	b = append64(b, uint64(typ)<<48)
+	b = append(b, f.Table, 0, 0, 0)
+	b = append32(b, orAny(f.OutPort), orAny(f.OutGroup), 0)
+	b = append64(b, f.Cookie&f.CookieMask, f.CookieMask)
+	return appendMatch(b, f.Match)
+}
+
+func takeFlowFilter(c *ofp.Cursor) (FlowFilter, error) {
+	f := FlowFilter{Table: c.U8()}
+	c.Skip(3)
+	f.OutPort, f.OutGroup = anyZero(c.U32()), anyZero(c.U32())
+	c.Skip(4)
+	f.Cookie, f.CookieMask = c.U64(), c.U64()
+	if c.Short() {
+		return FlowFilter{}, errBadLength
+	}
+	m, partial, err := takeMatch(c)
+	if err == nil && partial {
+		err = errUnknownField
+	}
+	f.Match = m
+	return f, err
+}
+
+func (Group) multipart() uint16 { return ofp.MultipartGroupDesc }
+
+func (g Group) appendItem(b []byte) ([]byte, error) {
+	start := len(b)
+	b = append(appendZeros(b, 2), byte(g.Type), 0)
+	b, err := appendBuckets(append32(b, g.ID), g.Buckets)
+	if err != nil {
+		return nil, err
+	}
+	return endItem(b, start)
+}
+
+func takeGroupDesc(c *ofp.Cursor) (g Group, err error) {
+	b := ofp.NewCursor(c.Take(int(c.U16()) - 2))
+	g.Type = GroupType(b.U8())
+	b.Skip(1)
+	g.ID = b.U32()
+	if c.Short() || b.Short() {
+		return Group{}, errBadLength
+	}
+	g.Buckets, _, err = takeBuckets(&b)
+	return g, err
 }

@@ -9,15 +9,16 @@ import (
 
 // Refusals that a decoder answers to what it cannot read. They are never changed.
 var (
-	errBadLength     = &SwitchError{Type: ErrTypeBadRequest, Code: 6}
-	errBadMatchLen   = &SwitchError{Type: ErrTypeBadMatch, Code: 1}
-	errUnknownField  = &SwitchError{Type: ErrTypeBadMatch, Code: 6}
-	errBadValue      = &SwitchError{Type: ErrTypeBadMatch, Code: 7}
-	errDupField      = &SwitchError{Type: ErrTypeBadMatch, Code: 10}
-	errUnknownAction = &SwitchError{Type: ErrTypeBadAction, Code: 0}
-	errBadActionLen  = &SwitchError{Type: ErrTypeBadAction, Code: 1}
-	errBadInstrLen   = &SwitchError{Type: ErrTypeBadInstruction, Code: 7}
-	errDupInstr      = &SwitchError{Type: ErrTypeBadInstruction, Code: 9}
+	errBadLength       = &SwitchError{Type: ErrTypeBadRequest, Code: 6}
+	errBadMatchLen     = &SwitchError{Type: ErrTypeBadMatch, Code: 1}
+	errUnknownField    = &SwitchError{Type: ErrTypeBadMatch, Code: 6}
+	errBadValue        = &SwitchError{Type: ErrTypeBadMatch, Code: 7}
+	errDupField        = &SwitchError{Type: ErrTypeBadMatch, Code: 10}
+	errUnknownAction   = &SwitchError{Type: ErrTypeBadAction, Code: 0}
+	errBadActionLen    = &SwitchError{Type: ErrTypeBadAction, Code: 1}
+	errBadInstrLen     = &SwitchError{Type: ErrTypeBadInstruction, Code: 7}
+	errBadTableFeature = &SwitchError{Type: ErrTypeTableFeaturesFailed, Code: 3}
+	errDupInstr        = &SwitchError{Type: ErrTypeBadInstruction, Code: 9}
 )
 
 const matchTypeOXM = 1

@@ -8,7 +8,7 @@ import (
 	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
-// Flags of a meter, its instruction, and its one band that we use (OpenFlow 1.3.5,
+// Flags of a meter, its instruction, and the types of its bands (OpenFlow 1.3.5,
 // sections 7.2.4 and 7.3.4.5).
 const (
 	meterPackets = 2
@@ -17,8 +17,11 @@ const (
 
 	instrMeter = 6
 
-	bandDrop    = 1
-	bandDropLen = 16
+	meterKilobits = 1
+
+	bandDrop   = 1
+	bandRemark = 2
+	bandLen    = 16
 )
 
 // ErrTypeMeterModFailed's codes that are told apart.
@@ -26,6 +29,11 @@ const (
 	meterModBadCommand = 4
 	meterModBadBand    = 8
 )
+
+func (m MeterMod) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	b, err := appendMeterMod(b, &m)
+	return ofp.TypeMeterMod, b, err
+}
 
 func appendMeterMod(b []byte, m *MeterMod) ([]byte, error) {
 	command := uint16(0)
@@ -38,7 +46,7 @@ func appendMeterMod(b []byte, m *MeterMod) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("meter-mod command %s", m.Command)
 	}
-	if command != 2 && m.Meter.Rate == 0 {
+	if command != 2 && m.Meter.Rate == 0 && m.Meter.Remark.Rate == 0 {
 		return nil, errors.New("a meter without a rate")
 	}
 	b = binary.BigEndian.AppendUint16(b, command)
@@ -50,58 +58,61 @@ func appendMeterMod(b []byte, m *MeterMod) ([]byte, error) {
 
 // appendMeter appends flags, ID and bands, as a modification and a dump have them.
 func appendMeter(b []byte, m *Meter) []byte {
-	be := binary.BigEndian
-	flags := uint16(meterPackets | meterStats)
-	if m.Burst > 0 {
-		flags |= meterBurst
+	flags := uint32(meterStats) | bit(m.Kilobits, meterKilobits) | bit(!m.Kilobits, meterPackets) |
+		bit(m.Burst > 0 || m.Remark.Burst > 0, meterBurst)
+	b = append32(binary.BigEndian.AppendUint16(b, uint16(flags)), m.ID)
+	if m.Rate > 0 {
+		b = append32(b, bandDrop<<16|bandLen, m.Rate, m.Burst, 0)
 	}
-	b = be.AppendUint16(b, flags)
-	b = be.AppendUint32(b, m.ID)
-	if m.Rate == 0 {
-		return b
+	if r := m.Remark; r.Rate > 0 {
+		b = append32(b, bandRemark<<16|bandLen, r.Rate, r.Burst, uint32(r.Levels)<<24)
 	}
-	b = be.AppendUint32(b, bandDrop<<16|bandDropLen)
-	b = be.AppendUint32(b, m.Rate)
-	b = be.AppendUint32(b, m.Burst)
-	return appendZeros(b, 4)
+	return b
 }
 
-func appendMeterConfig(b []byte, m *Meter) ([]byte, error) {
+func (Meter) multipart() uint16 { return ofp.MultipartMeterConfig }
+
+func (m Meter) appendItem(b []byte) ([]byte, error) {
 	start := len(b)
-	return endItem(appendMeter(appendZeros(b, 2), m), start)
+	return endItem(appendMeter(appendZeros(b, 2), &m), start)
 }
 
 // takeMeter reads what appendMeter appends. Of a meter that is not of our kind (known
 // is false then) only the ID is known.
 func takeMeter(c *ofp.Cursor) (m Meter, known bool, err error) {
 	flags := c.U16()
-	m.ID = c.U32()
-	bands := 0
-	drop := Meter{ID: m.ID}
+	m.ID, m.Kilobits = c.U32(), flags&meterKilobits != 0
+	known = flags&(meterKilobits|meterPackets) != meterKilobits|meterPackets
 	for c.Len() > 0 {
 		typ, n := c.U16(), int(c.U16())
-		body := ofp.NewCursor(c.Take(n - 4))
-		drop.Rate, drop.Burst = body.U32(), body.U32()
-		if c.Short() || body.Short() || n < 12 {
+		band := ofp.NewCursor(c.Take(n - 4))
+		rate, burst := band.U32(), band.U32()
+		if c.Short() || band.Short() || n < 12 {
 			return m, false, errBadLength
 		}
-		if bands++; typ != bandDrop || n != bandDropLen {
-			bands = 2
+		if flags&meterBurst == 0 {
+			burst = 0
+		}
+		known = known && n == bandLen && rate > 0
+		switch {
+		case typ == bandDrop && m.Rate == 0:
+			m.Rate, m.Burst = rate, burst
+		case typ == bandRemark && m.Remark.Rate == 0:
+			m.Remark = RemarkBand{Rate: rate, Burst: burst, Levels: band.U8()}
+		default:
+			known = false
 		}
 	}
 	if c.Short() {
 		return m, false, errBadLength
 	}
-	if bands != 1 || flags&^(meterBurst|meterStats) != meterPackets || drop.Rate == 0 {
-		return m, false, nil
+	if !known || m.Rate == 0 && m.Remark.Rate == 0 {
+		return Meter{ID: m.ID}, false, nil
 	}
-	if flags&meterBurst == 0 {
-		drop.Burst = 0
-	}
-	return drop, true, nil
+	return m, true, nil
 }
 
-func decodeMeterMod(c *ofp.Cursor) (any, error) {
+func decodeMeterMod(c *ofp.Cursor) (Message, error) {
 	var m MeterMod
 	switch c.U16() {
 	case 0:
@@ -134,28 +145,4 @@ func takeMeterConfig(c *ofp.Cursor) (Meter, error) {
 		err = errBadLength
 	}
 	return m, err
-}
-
-// appendMeterRequest appends the body of a request about meters, or of the answer about
-// their features.
-func appendMeterRequest(b []byte, m any) (typ uint8, _ []byte) {
-	be := binary.BigEndian
-	switch m := m.(type) {
-	case ofp.MeterConfigRequest:
-		b = be.AppendUint64(b, ofp.MultipartMeterConfig<<48)
-		return ofp.TypeMultipartRequest, be.AppendUint64(b, uint64(MeterAll)<<32)
-	case ofp.MeterFeatures:
-		b = be.AppendUint64(b, ofp.MultipartMeterFeatures<<48)
-		b = be.AppendUint32(b, m.MaxMeters)
-		b = be.AppendUint32(b, m.Bands)
-		b = be.AppendUint32(b, m.Capabilities)
-		return ofp.TypeMultipartReply, append(b, m.MaxBands, m.MaxColor, 0, 0)
-	}
-	return ofp.TypeMultipartRequest, be.AppendUint64(b, ofp.MultipartMeterFeatures<<48)
-}
-
-func takeMeterFeatures(c *ofp.Cursor) any {
-	f := ofp.MeterFeatures{MaxMeters: c.U32(), Bands: c.U32(), Capabilities: c.U32(), MaxBands: c.U8(), MaxColor: c.U8()}
-	c.Skip(2)
-	return f
 }

@@ -2,7 +2,6 @@ package ofctl
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
@@ -14,151 +13,183 @@ const (
 	multipartMore      = 1
 )
 
-func appendFlowFilter(b []byte, f *FlowFilter) ([]byte, error) {
-	be := binary.BigEndian
-	b = be.AppendUint64(b, ofp.MultipartFlow<<48)
-	b = append(b, f.Table, 0, 0, 0)
-	b = be.AppendUint32(b, PortAny)
-	b = be.AppendUint32(b, GroupAny)
-	b = appendZeros(b, 4)
-	b = be.AppendUint64(b, f.Cookie&f.CookieMask)
-	b = be.AppendUint64(b, f.CookieMask)
-	return appendMatch(b, f.Match)
+// question appends a request with this multipart type and body.
+func question(b []byte, typ uint16, body ...uint32) (uint8, []byte, error) {
+	return ofp.TypeMultipartRequest, append32(append64(b, uint64(typ)<<48), body...), nil
 }
 
-// encodeParts appends p's items as one or more multipart replies, all but the last
-// with the flag that more follow.
-func encodeParts[T any](b []byte, xid uint32, typ uint16, p ofp.Part[T],
-	item func([]byte, *T) ([]byte, error)) ([]byte, error) {
-	start := len(b)
-	begin := func(out []byte) []byte {
-		out = appendZeros(out, ofp.HeaderLen)
-		return binary.BigEndian.AppendUint64(out, uint64(typ)<<48)
-	}
-	end := func(out []byte, at int, more bool) {
-		putHeader(out[at:], ofp.TypeMultipartReply, xid)
-		if more {
-			out[at+ofp.HeaderLen+3] = multipartMore
-		}
-	}
-	out, at := begin(b), start
-	var one []byte
-	for i := range p.Items {
-		var err error
-		if one, err = item(one[:0], &p.Items[i]); err != nil {
-			return b, fmt.Errorf("ofctl: encode %T: %w", p.Items[i], err)
-		}
-		if len(one)+multipartHeaderLen > ofp.MaxMessage {
-			return b, fmt.Errorf("ofctl: encode %T: %w", p.Items[i], errTooLong)
-		}
-		if len(out)-at+len(one) > ofp.MaxMessage {
-			end(out, at, true)
-			at = len(out)
-			out = begin(out)
-		}
-		out = append(out, one...)
-	}
-	end(out, at, p.More)
-	return out, nil
+func (DescRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartDesc)
 }
 
-func appendFlowStat(b []byte, s *FlowStat) ([]byte, error) {
-	be, start := binary.BigEndian, len(b)
-	b = appendZeros(b, 2)
-	b = append(b, s.Table, 0)
-	b = be.AppendUint32(b, s.AgeSeconds)
-	b = be.AppendUint32(b, s.AgeNanosecs)
-	b = be.AppendUint16(b, s.Priority)
-	b = be.AppendUint16(b, s.IdleTimeout)
-	b = be.AppendUint16(b, s.HardTimeout)
-	b = be.AppendUint16(b, flowFlags(&s.Flow))
-	b = appendZeros(b, 4)
-	b = be.AppendUint64(b, s.Cookie)
-	b = be.AppendUint64(b, s.Packets)
-	b = be.AppendUint64(b, s.Bytes)
-	b, err := appendMatch(b, s.Match)
-	if err != nil {
-		return nil, err
-	}
-	b = appendInstructions(b, &s.Flow)
-	return endItem(b, start)
+func (f FlowFilter) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	b, err := appendFlowFilter(b, ofp.MultipartFlow, &f)
+	return ofp.TypeMultipartRequest, b, err
 }
 
-// endItem fills in the 16-bit length that an item starts with.
-func endItem(b []byte, start int) ([]byte, error) {
-	if len(b)-start > ofp.MaxMessage {
-		return nil, errTooLong
-	}
-	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start))
-	return b, nil
+func (m AggregateRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	b, err := appendFlowFilter(b, ofp.MultipartAggregate, &m.FlowFilter)
+	return ofp.TypeMultipartRequest, b, err
 }
 
-func appendGroupDesc(b []byte, g *Group) ([]byte, error) {
-	start := len(b)
-	b = appendZeros(b, 2)
-	b = append(b, byte(g.Type), 0)
-	b = binary.BigEndian.AppendUint32(b, g.ID)
-	b, err := appendBuckets(b, g.Buckets)
-	if err != nil {
-		return nil, err
-	}
-	return endItem(b, start)
+func (TableStatsRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartTable)
 }
 
-func decodeMultipartRequest(h ofp.Header, c *ofp.Cursor) (any, error) {
+func (m PortStatsRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartPortStats, orAny(m.Port), 0)
+}
+
+func (m QueueStatsRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartQueue, orAny(m.Port), m.Queue)
+}
+
+func (m GroupStatsRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartGroup, m.Group, 0)
+}
+
+func (GroupDescRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartGroupDesc)
+}
+
+func (GroupFeaturesRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartGroupFeatures)
+}
+
+func (m MeterStatsRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartMeter, orAny(m.ID), 0)
+}
+
+func (m MeterConfigRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartMeterConfig, orAny(m.ID), 0)
+}
+
+func (MeterFeaturesRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartMeterFeatures)
+}
+
+func (TableFeaturesRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartTableFeatures)
+}
+
+func (PortDescRequest) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	return question(b, ofp.MultipartPortDesc)
+}
+
+func (FeaturesRequest) answer(rs []Message) (FeaturesReply, error) { return one[FeaturesReply](rs) }
+func (ConfigRequest) answer(rs []Message) (ConfigReply, error)     { return one[ConfigReply](rs) }
+func (EchoRequest) answer(rs []Message) (EchoReply, error)         { return one[EchoReply](rs) }
+func (BarrierRequest) answer(rs []Message) (BarrierReply, error)   { return one[BarrierReply](rs) }
+func (RoleRequest) answer(rs []Message) (RoleReply, error)         { return one[RoleReply](rs) }
+func (AsyncRequest) answer(rs []Message) (AsyncReply, error)       { return one[AsyncReply](rs) }
+func (DescRequest) answer(rs []Message) (Desc, error)              { return one[Desc](rs) }
+func (FlowFilter) answer(rs []Message) ([]FlowStat, error)         { return items[FlowStat](rs) }
+func (AggregateRequest) answer(rs []Message) (Aggregate, error)    { return one[Aggregate](rs) }
+func (TableStatsRequest) answer(rs []Message) ([]TableStat, error) { return items[TableStat](rs) }
+func (PortDescRequest) answer(rs []Message) ([]Port, error)        { return items[Port](rs) }
+func (PortStatsRequest) answer(rs []Message) ([]PortStat, error)   { return items[PortStat](rs) }
+func (QueueStatsRequest) answer(rs []Message) ([]QueueStat, error) { return items[QueueStat](rs) }
+func (GroupStatsRequest) answer(rs []Message) ([]GroupStat, error) { return items[GroupStat](rs) }
+func (GroupDescRequest) answer(rs []Message) ([]Group, error)      { return items[Group](rs) }
+func (GroupFeaturesRequest) answer(rs []Message) (GroupFeatures, error) {
+	return one[GroupFeatures](rs)
+}
+func (MeterStatsRequest) answer(rs []Message) ([]MeterStat, error) { return items[MeterStat](rs) }
+func (MeterConfigRequest) answer(rs []Message) ([]Meter, error)    { return items[Meter](rs) }
+func (MeterFeaturesRequest) answer(rs []Message) (MeterFeatures, error) {
+	return one[MeterFeatures](rs)
+}
+func (TableFeaturesRequest) answer(rs []Message) ([]TableFeatures, error) {
+	return items[TableFeatures](rs)
+}
+
+func decodeMultipartRequest(h ofp.Header, c *ofp.Cursor) (Message, error) {
 	whole := *c
 	typ := c.U16()
 	c.Skip(6)
 	switch typ {
-	case ofp.MultipartGroupDesc:
-		return ofp.GroupDescRequest{}, nil
-	case ofp.MultipartPortDesc:
-		return ofp.PortDescRequest{}, nil
-	case ofp.MultipartMeterConfig:
-		id := c.U32()
-		if c.Skip(4); id == MeterAll {
-			return ofp.MeterConfigRequest{}, nil
-		}
-	case ofp.MultipartMeterFeatures:
-		return ofp.MeterFeaturesRequest{}, nil
+	case ofp.MultipartDesc:
+		return DescRequest{}, nil
 	case ofp.MultipartFlow:
-		f := FlowFilter{Table: c.U8()}
-		c.Skip(3 + 4 + 4 + 4)
-		f.Cookie, f.CookieMask = c.U64(), c.U64()
-		if c.Short() {
-			return nil, errBadLength
+		return takeFlowFilter(c)
+	case ofp.MultipartAggregate:
+		f, err := takeFlowFilter(c)
+		return AggregateRequest{f}, err
+	case ofp.MultipartTable:
+		return TableStatsRequest{}, nil
+	case ofp.MultipartPortStats:
+		return skipping(c, 4, PortStatsRequest{Port: anyZero(c.U32())}), nil
+	case ofp.MultipartQueue:
+		return QueueStatsRequest{Port: anyZero(c.U32()), Queue: c.U32()}, nil
+	case ofp.MultipartGroup:
+		return skipping(c, 4, GroupStatsRequest{Group: c.U32()}), nil
+	case ofp.MultipartGroupDesc:
+		return GroupDescRequest{}, nil
+	case ofp.MultipartGroupFeatures:
+		return GroupFeaturesRequest{}, nil
+	case ofp.MultipartMeter:
+		return skipping(c, 4, MeterStatsRequest{ID: anyZero(c.U32())}), nil
+	case ofp.MultipartMeterConfig:
+		return skipping(c, 4, MeterConfigRequest{ID: anyZero(c.U32())}), nil
+	case ofp.MultipartMeterFeatures:
+		return MeterFeaturesRequest{}, nil
+	case ofp.MultipartTableFeatures:
+		if c.Len() == 0 { // with a body it would change the tables
+			return TableFeaturesRequest{}, nil
 		}
-		m, partial, err := takeMatch(c)
-		if err == nil && partial {
-			err = errUnknownField
-		}
-		f.Match = m
-		return f, err
+	case ofp.MultipartPortDesc:
+		return PortDescRequest{}, nil
 	}
-	return ofp.Unknown{Type: h.Type, Body: whole.Rest()}, nil
+	*c = whole
+	return Unknown{Type: h.Type, Body: c.Rest()}, nil
 }
 
-func decodeMultipartReply(h ofp.Header, c *ofp.Cursor) (any, error) {
+// skipping is m, with n bytes of padding behind it read.
+func skipping(c *ofp.Cursor, n int, m Message) Message {
+	c.Skip(n)
+	return m
+}
+
+func decodeMultipartReply(h ofp.Header, c *ofp.Cursor) (Message, error) {
 	whole := *c
 	typ, more := c.U16(), c.U16()&multipartMore != 0
 	c.Skip(4)
 	switch typ {
+	case ofp.MultipartDesc:
+		return takeDesc(c), nil
 	case ofp.MultipartFlow:
-		return decodePart(c, more, takeFlowStat)
+		return takePart(c, more, takeFlowStat)
+	case ofp.MultipartAggregate:
+		return takeAggregate(c), nil
+	case ofp.MultipartTable:
+		return takePart(c, more, takeTableStat)
+	case ofp.MultipartPortStats:
+		return takePart(c, more, takePortStat)
+	case ofp.MultipartQueue:
+		return takePart(c, more, takeQueueStat)
+	case ofp.MultipartGroup:
+		return takePart(c, more, takeGroupStat)
 	case ofp.MultipartGroupDesc:
-		return decodePart(c, more, takeGroupDesc)
-	case ofp.MultipartPortDesc:
-		return decodePart(c, more, takePort)
+		return takePart(c, more, takeGroupDesc)
+	case ofp.MultipartGroupFeatures:
+		return takeGroupFeatures(c), nil
+	case ofp.MultipartMeter:
+		return takePart(c, more, takeMeterStat)
 	case ofp.MultipartMeterConfig:
-		return decodePart(c, more, takeMeterConfig)
+		return takePart(c, more, takeMeterConfig)
 	case ofp.MultipartMeterFeatures:
 		return takeMeterFeatures(c), nil
+	case ofp.MultipartTableFeatures:
+		return takePart(c, more, takeTableFeatures)
+	case ofp.MultipartPortDesc:
+		return takePart(c, more, takePort)
 	}
-	return ofp.Unknown{Type: h.Type, Body: whole.Rest()}, nil
+	*c = whole
+	return Unknown{Type: h.Type, Body: c.Rest()}, nil
 }
 
-func decodePart[T any](c *ofp.Cursor, more bool, item func(*ofp.Cursor) (T, error)) (any, error) {
-	p := ofp.Part[T]{More: more}
+func takePart[T Item](c *ofp.Cursor, more bool, item func(*ofp.Cursor) (T, error)) (Message, error) {
+	p := Part[T]{More: more}
 	for c.Len() > 0 {
 		v, err := item(c)
 		if err != nil {
@@ -169,84 +200,49 @@ func decodePart[T any](c *ofp.Cursor, more bool, item func(*ofp.Cursor) (T, erro
 	return p, nil
 }
 
-func takeFlowStat(c *ofp.Cursor) (s FlowStat, err error) {
-	b := ofp.NewCursor(c.Take(int(c.U16()) - 2))
-	s.Table = b.U8()
-	b.Skip(1)
-	s.AgeSeconds, s.AgeNanosecs = b.U32(), b.U32()
-	s.Priority, s.IdleTimeout, s.HardTimeout = b.U16(), b.U16(), b.U16()
-	s.SendFlowRemoved = b.U16()&flagSendFlowRem != 0
-	b.Skip(4)
-	s.Cookie, s.Packets, s.Bytes = b.U64(), b.U64(), b.U64()
-	if c.Short() || b.Short() {
-		return FlowStat{}, errBadLength
-	}
-	m, partialMatch, err := takeMatch(&b)
-	if err != nil {
-		return FlowStat{}, err
-	}
-	s.Match = m
-	partial, err := takeInstructions(&b, &s.Flow)
-	s.Partial = partial || partialMatch
-	return s, err
-}
+func (p Part[T]) more() bool { return p.More }
 
-func takeGroupDesc(c *ofp.Cursor) (g Group, err error) {
-	b := ofp.NewCursor(c.Take(int(c.U16()) - 2))
-	g.Type = GroupType(b.U8())
-	b.Skip(1)
-	g.ID = b.U32()
-	if c.Short() || b.Short() {
-		return Group{}, errBadLength
-	}
-	g.Buckets, _, err = takeBuckets(&b)
-	return g, err
-}
-
-// appendBundle appends the body of EXT-230's two messages.
-func appendBundle(b []byte, xid uint32, m any) ([]byte, error) {
-	be := binary.BigEndian
-	b = be.AppendUint32(b, ofp.ExperimenterONF)
-	switch m := m.(type) {
-	case ofp.BundleControl:
-		b = be.AppendUint32(b, ofp.BundleControlType)
-		b = be.AppendUint32(b, m.ID)
-		b = be.AppendUint16(b, m.Type)
-		b = be.AppendUint16(b, m.Flags)
-	case ofp.BundleAdd:
-		b = be.AppendUint32(b, ofp.BundleAddType)
-		b = be.AppendUint32(b, m.ID)
-		b = appendZeros(b, 2)
-		b = be.AppendUint16(b, m.Flags)
-		return Encode(b, xid, m.Mod)
-	}
-	return b, nil
-}
-
-func decodeExperimenter(h ofp.Header, c *ofp.Cursor) (any, error) {
-	whole := *c
-	experimenter, typ := c.U32(), c.U32()
-	if experimenter != ofp.ExperimenterONF || c.Short() {
-		return ofp.Unknown{Type: h.Type, Body: whole.Rest()}, nil
-	}
-	switch typ {
-	case ofp.BundleControlType:
-		return ofp.BundleControl{ID: c.U32(), Type: c.U16(), Flags: c.U16()}, nil
-	case ofp.BundleAddType:
-		a := ofp.BundleAdd{ID: c.U32()}
-		c.Skip(2)
-		a.Flags = c.U16()
-		// Properties may follow the message; Open vSwitch has none.
-		inner := c.Rest()
-		if len(inner) < ofp.HeaderLen {
-			return nil, errBadLength
-		}
-		if t := ofp.ParseHeader(inner).Type; t != ofp.TypeFlowMod && t != ofp.TypeGroupMod {
-			return nil, &SwitchError{Type: ErrTypeExperimenter, Code: bundleMsgUnsup, Experimenter: ofp.ExperimenterONF}
-		}
+func (p Part[T]) appendBody(b []byte, _ uint32) (uint8, []byte, error) {
+	var none T
+	b = append64(b, uint64(none.multipart())<<48|uint64(bit(p.More, multipartMore))<<32)
+	for i := range p.Items {
 		var err error
-		_, a.Mod, err = Decode(inner)
-		return a, err
+		if b, err = p.Items[i].appendItem(b); err != nil {
+			return 0, nil, err
+		}
 	}
-	return ofp.Unknown{Type: h.Type, Body: whole.Rest()}, nil
+	return ofp.TypeMultipartReply, b, nil
+}
+
+// appendParts appends p as one message, or as several if it does not fit.
+func (p Part[T]) appendParts(b []byte, xid uint32) ([]byte, error) {
+	typ, out, err := p.appendBody(appendZeros(b, ofp.HeaderLen), xid)
+	if err != nil {
+		return b, err
+	}
+	n := len(out) - len(b)
+	if n <= ofp.MaxMessage {
+		putHeader(out[len(b):], typ, xid)
+		return out, nil
+	}
+	if len(p.Items) == 1 {
+		return b, errTooLong
+	}
+	out, left := b, p.Items
+	for size := max(len(left)/(n/ofp.MaxMessage+1), 1); len(left) > 0; left = left[min(size, len(left)):] {
+		part := Part[T]{Items: left[:min(size, len(left))], More: p.More || len(left) > size}
+		if out, err = part.appendParts(out, xid); err != nil {
+			return b, err
+		}
+	}
+	return out, nil
+}
+
+// endItem fills in the 16-bit length that an item starts with.
+func endItem(b []byte, start int) ([]byte, error) {
+	if len(b)-start > ofp.MaxMessage {
+		return nil, errTooLong
+	}
+	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start))
+	return b, nil
 }

@@ -19,7 +19,7 @@ func unhex(tb testing.TB, s string) []byte {
 
 // goldens are messages as ovs-ofctl 3.1 and ovs-vswitchd 3.1 put them on the wire.
 func goldens() map[string]struct {
-	m     any
+	m     Message
 	bytes string
 } {
 	flow := Flow{Table: 9, Priority: 0x8000, Apply: []Action{Output{Port: 1}}}
@@ -27,11 +27,11 @@ func goldens() map[string]struct {
 		Match: TCP4(InPort(1), Untagged(), NotFragment(), PortRange(TCPDst(0xf000), 0xf000))}
 	group := Group{ID: 1, Type: GroupIndirect, Buckets: []Bucket{{Actions: []Action{SetField{EthSrc([6]byte{2, 0, 0, 0, 0, 1})}, Output{Port: 1}}}}}
 	return map[string]struct {
-		m     any
+		m     Message
 		bytes string
 	}{
-		"hello":   {ofp.Hello{Version: 4, Bitmap: 0x10}, "04000010000000010001000800000010"},
-		"barrier": {ofp.BarrierRequest{}, "0414000800000001"},
+		"hello":   {Hello{Version: 4, Bitmap: 0x10}, "04000010000000010001000800000010"},
+		"barrier": {BarrierRequest{}, "0414000800000001"},
 		"flow-mod": {FlowMod{Flow: flow}, "040e005000000001" + "0000000000000000" + "0000000000000000" + "0900000000008000" +
 			"ffffffffffffffffffffffff" + "00000000" + "0001000400000000" + "0004001800000000" + "00000010000000010000000000000000"},
 		"gate": {FlowMod{Flow: gate}, "040e006800000001" + "0000000000000077" + "0000000000000000" + "00000000001e012c" +
@@ -42,8 +42,8 @@ func goldens() map[string]struct {
 			"0004002800000000" + "ffff002000002320" + "0010000000008000" + "0000000000005eed" + "0002140000000000"},
 		"group-mod": {GroupMod{Group: group}, "040f004000000001" + "0000020000000001" + "00300000ffffffffffffffff00000000" + "00190010" +
 			"80000806020000000001" + "0000" + "00000010000000010000000000000000"},
-		"bundle open":   {ofp.BundleControl{ID: 7, Type: ofp.BundleOpen, Flags: 3}, "0404001800000001" + "4f4e4600000008fc" + "0000000700000003"},
-		"bundle commit": {ofp.BundleControl{ID: 7, Type: ofp.BundleCommit, Flags: 3}, "0404001800000001" + "4f4e4600000008fc" + "0000000700040003"},
+		"bundle open":   {BundleControl{ID: 7, Type: BundleOpen, Flags: 3}, "0404001800000001" + "4f4e4600000008fc" + "0000000700000003"},
+		"bundle commit": {BundleControl{ID: 7, Type: BundleCommit, Flags: 3}, "0404001800000001" + "4f4e4600000008fc" + "0000000700040003"},
 		"flow stats":    {Owned(0x1200, 0xff00), "0412003800000001" + "0001000000000000" + "ff000000ffffffffffffffff00000000" + "0000000000001200000000000000ff00" + "0001000400000000"},
 		"error":         {&SwitchError{Type: 2, Code: 9, Request: []byte{4, 14}}, "0401000e00000001" + "00020009" + "040e"},
 		"bundle error":  {&SwitchError{Type: 0xffff, Code: 2313, Experimenter: ofp.ExperimenterONF, Request: []byte{}}, "0401001000000001" + "ffff0909" + "4f4e4600"},
@@ -67,40 +67,12 @@ func TestGoldenMessages(t *testing.T) {
 	}
 }
 
-// everyMessage is one of each, canonical, so that it comes back from the wire as it is.
-func everyMessage() []any {
-	match6 := UDP6(InPort(1), IPv6Src(netip.MustParsePrefix("fd00::/8")), IPv6Dst(Host(netip.MustParseAddr("fd00::2"))), NotFragment(), UDPDst(80)).Canonical()
-	flow6 := Flow{Match: match6, Apply: []Action{SetField{IPv6Src(Host(netip.MustParseAddr("fd00::3")))}, SetField{UDPSrc(9)}}}
-	icmp6 := Flow{Match: ICMP6(ICMP6Type(2), ICMP6Code(0)).Canonical(), Apply: []Action{Normal()}, Goto: 1}
-	match := TCP4(InPort(1), IPv4Src(netip.MustParsePrefix("10.0.0.0/8")), TCPDst(80)).Canonical()
-	flow := Flow{Table: 1, Priority: 2, Cookie: 3, IdleTimeout: 4, HardTimeout: 5, SendFlowRemoved: true, Match: match,
-		Apply: []Action{Output{Port: PortController, MaxLen: 9}, ToGroup{ID: 3}, SetField{IPv4Dst(Host(netip.MustParseAddr("1.2.3.4")))},
-			PushVLAN{}, PopVLAN{}, DecTTL{}, Tether{Table: 20, Cookie: 0x7661}},
-		Meter: 0x7661, Clear: true, Write: []Action{Output{Port: 7}}, Metadata: MetadataWrite{1, 3}, Goto: 9}
-	group := Group{ID: 5, Type: GroupFastFailover, Buckets: []Bucket{{Weight: 1, WatchPort: 2, WatchGroup: 3, Actions: []Action{Output{Port: 4}}}, {}}}
-	port := Port{No: 3, Name: "vias-h1c1", MAC: [6]byte{2, 1}, Down: true, NoLink: true}
-	return []any{
-		ofp.EchoRequest{Data: []byte("a")}, ofp.EchoReply{Data: []byte("b")}, ofp.FeaturesRequest{},
-		ofp.FeaturesReply{DatapathID: 1, Buffers: 2, Tables: 3, Capabilities: 4}, ofp.ConfigRequest{}, ofp.ConfigReply{Flags: 1, MissSendLen: 2},
-		ofp.SetConfig{Flags: 1, MissSendLen: 2}, ofp.BarrierReply{}, ofp.GroupDescRequest{}, ofp.PortDescRequest{},
-		FlowMod{Command: Add, Flow: flow}, FlowMod{Command: ModifyStrict, Flow: flow, CookieMask: 7},
-		FlowMod{Command: Delete, Flow: Flow{Table: TableAll, Cookie: 1, Match: match}, CookieMask: 1},
-		FlowMod{Flow: flow6}, FlowMod{Flow: icmp6}, FlowFilter{Match: match6},
-		GroupMod{Command: Modify, Group: group}, GroupMod{Command: Delete, Group: Group{ID: 9}},
-		MeterMod{Command: Modify, Meter: Meter{ID: 7, Rate: 8, Burst: 9}}, MeterMod{Command: Delete, Meter: Meter{ID: MeterAll}},
-		ofp.MeterConfigRequest{}, ofp.MeterFeaturesRequest{}, ofp.MeterFeatures{MaxMeters: 1, Bands: 2, Capabilities: 3, MaxBands: 4, MaxColor: 5},
-		ofp.Part[Meter]{Items: []Meter{{ID: 7, Rate: 8, Burst: 9}, {ID: 8, Rate: 1}, {ID: 9}}},
-		ofp.BundleAdd{ID: 1, Flags: 3, Mod: FlowMod{Flow: flow}}, ofp.BundleAdd{ID: 1, Flags: 3, Mod: GroupMod{Group: group}},
-		FlowFilter{Table: 3, Cookie: 1, CookieMask: 1, Match: match},
-		ofp.Part[FlowStat]{More: true, Items: []FlowStat{{Flow: flow, Packets: 1, Bytes: 2, AgeSeconds: 3, AgeNanosecs: 4}, {}}},
-		ofp.Part[Group]{Items: []Group{group, {ID: 1}}}, ofp.Part[Port]{Items: []Port{port}}, ofp.Part[Port]{},
-		PacketIn{Table: 1, Cookie: 2, InPort: 3, Reason: 1, TotalLen: 99, Frame: []byte("frame")},
-		PacketOut{InPort: 3, Actions: []Action{Output{Port: PortTable}}, Frame: []byte("frame")},
-		FlowRemoved{Flow: Flow{Table: 1, Priority: 2, Cookie: 3, IdleTimeout: 4, HardTimeout: 5, SendFlowRemoved: true, Match: match},
-			Reason: RemovedHard, Packets: 6, Bytes: 7, DurationSeconds: 8, DurationNanosecs: 9},
-		PortStatus{Reason: PortDeleted, Port: port}, ofp.Unknown{Type: 30, Body: []byte{1, 2}},
-		ofp.Unknown{Type: ofp.TypeExperimenter, Body: []byte{0, 0, 0x23, 0x20, 0, 0, 0, 1}},
-	}
+func TestHelloSpeaks(t *testing.T) {
+	require.True(t, Hello{Version: 4}.Speaks(4))
+	require.True(t, Hello{Version: 6, Bitmap: 1<<4 | 1<<6}.Speaks(4))
+	require.False(t, Hello{Version: 6, Bitmap: 1 << 6}.Speaks(4))
+	require.False(t, Hello{Version: 1}.Speaks(4))
+	require.False(t, Hello{Bitmap: 1}.Speaks(40))
 }
 
 func TestEveryMessageRoundTrips(t *testing.T) {
@@ -135,7 +107,7 @@ func TestCutMessages(t *testing.T) {
 
 func TestEncodeNamesWhatIsMissing(t *testing.T) {
 	set := func(f Field) []Action { return []Action{SetField{f}} }
-	for want, m := range map[string]any{
+	for want, m := range map[string]Message{
 		"match field tcp_dst needs nw_proto=0x6":                              FlowMod{Flow: Flow{Match: IP4(TCPDst(80))}},
 		"match field nw_proto needs eth_type=0x800 or eth_type=0x86dd":        FlowMod{Flow: Flow{Match: Match{IPProto(6)}}},
 		"match field ip_src stands twice":                                     FlowMod{Flow: Flow{Match: IP4(IPv4Src(netip.MustParsePrefix("1.0.0.0/8")), IPv4Src(netip.MustParsePrefix("2.0.0.0/8")))}},
@@ -147,10 +119,20 @@ func TestEncodeNamesWhatIsMissing(t *testing.T) {
 		"field in_port_oxm cannot be set":                                     GroupMod{Group: Group{Buckets: []Bucket{{Actions: set(InPort(1))}}}},
 		"action dec_ttl needs eth_type=0x800 or eth_type=0x86dd in the match": FlowMod{Flow: Flow{Apply: []Action{DecTTL{}}}},
 		"goto_table:1 does not lead on from table 1":                          FlowMod{Flow: Flow{Table: 1, Goto: 1}},
-		"nil action":                             PacketOut{Actions: []Action{nil}},
-		"longer than an OpenFlow message can be": PacketOut{Frame: make([]byte, 65536)},
-		"no OpenFlow message":                    42,
-		"group-mod command delete_strict":        GroupMod{Command: DeleteStrict},
+		"match field vlan_pcp needs vlan_vid=0x1000/0x1000":                   FlowMod{Flow: Flow{Match: Match{VLANPCP(1), Untagged()}}},
+		"action set_field:1->vlan_pcp needs vlan_vid=0x1000/0x1000":           FlowMod{Flow: Flow{Apply: []Action{PushVLAN{}, PopVLAN{}, SetField{VLANPCP(1)}}}},
+		"match field icmpv6_type needs eth_type=0x86dd":                       FlowMod{Flow: Flow{Match: IP4(IPProto(58), ICMP6Type(1))}},
+		"match field nd_sll needs icmpv6_type=0x87":                           FlowMod{Flow: Flow{Match: ICMP6(ICMP6Type(136), NDSLL([6]byte{}))}},
+		"match field nd_target needs icmpv6_type=0x87 or icmpv6_type=0x88":    FlowMod{Flow: Flow{Match: ICMP6(NDTarget(netip.MustParsePrefix("fd00::/8")))}},
+		"match field sctp_dst needs nw_proto=0x84":                            FlowMod{Flow: Flow{Match: UDP4(SCTPDst(1))}},
+		"match field arp_sha needs eth_type=0x806":                            FlowMod{Flow: Flow{Match: IP4(ARPSHA([6]byte{}))}},
+		"match field ipv6_label has more than 20 bits":                        FlowMod{Flow: Flow{Match: IP6(IPv6Label(1 << 20))}},
+		"an address of the wrong family":                                      FlowMod{Flow: Flow{Match: IP4(IPv4Src(netip.MustParsePrefix("fd00::/8")))}},
+		"a meter without a rate":                                              MeterMod{Meter: Meter{ID: 1}},
+		"nil action":                                                          PacketOut{Actions: []Action{nil}},
+		"longer than an OpenFlow message can be":                              PacketOut{Frame: make([]byte, 65536)},
+		"no message":                                                          nil,
+		"group-mod command delete_strict":                                     GroupMod{Command: DeleteStrict},
 	} {
 		b, err := Encode([]byte("x"), 1, m)
 		require.ErrorContains(t, err, want)
@@ -161,28 +143,28 @@ func TestEncodeNamesWhatIsMissing(t *testing.T) {
 // A flow of somebody else, with fields and actions that have no value here, still
 // reads, and says so.
 func TestPartialFlows(t *testing.T) {
-	b, err := Encode(nil, 1, ofp.Part[FlowStat]{Items: []FlowStat{{Flow: Flow{Match: Match{InPort(1)}, Apply: []Action{Output{Port: 1}}}}}})
+	b, err := Encode(nil, 1, Part[FlowStat]{Items: []FlowStat{{Flow: Flow{Match: Match{InPort(1)}, Apply: []Action{Output{Port: 1}}}}}})
 	require.NoError(t, err)
 	action := append([]byte(nil), b...)
 	action[len(b)-15] = 99 // the action's type
 	_, m, err := Decode(action)
 	require.NoError(t, err)
-	require.True(t, m.(ofp.Part[FlowStat]).Items[0].Partial)
-	require.Empty(t, m.(ofp.Part[FlowStat]).Items[0].Apply)
+	require.True(t, m.(Part[FlowStat]).Items[0].Partial)
+	require.Empty(t, m.(Part[FlowStat]).Items[0].Apply)
 	for _, at := range []int{9, 10, 12, 15, 25, 28} { // what makes it more than a Tether: of nx_action_learn
-		learn, err := Encode(nil, 1, ofp.Part[FlowStat]{Items: []FlowStat{{Flow: Flow{Apply: []Action{Tether{Table: 2}}}}}})
+		learn, err := Encode(nil, 1, Part[FlowStat]{Items: []FlowStat{{Flow: Flow{Apply: []Action{Tether{Table: 2}}}}}})
 		require.NoError(t, err)
 		learn[len(learn)-learnLen+at]++
 		_, m, err = Decode(learn)
 		require.NoError(t, err)
-		require.True(t, m.(ofp.Part[FlowStat]).Items[0].Partial, at)
+		require.True(t, m.(Part[FlowStat]).Items[0].Partial, at)
 	}
 	field := append([]byte(nil), b...)
 	field[multipartHeaderLen+48+4] = 0x77 // the field's class
 	_, m, err = Decode(field)
 	require.NoError(t, err)
-	require.True(t, m.(ofp.Part[FlowStat]).Items[0].Partial)
-	require.Empty(t, m.(ofp.Part[FlowStat]).Items[0].Match)
+	require.True(t, m.(Part[FlowStat]).Items[0].Partial)
+	require.Empty(t, m.(Part[FlowStat]).Items[0].Match)
 }
 
 func TestLongDumpsAreSplit(t *testing.T) {
@@ -190,7 +172,7 @@ func TestLongDumpsAreSplit(t *testing.T) {
 	for i := range stats {
 		stats[i].Priority, stats[i].Match = uint16(i), Match{InPort(uint32(i))}
 	}
-	b, err := Encode(nil, 5, ofp.Part[FlowStat]{Items: stats})
+	b, err := Encode(nil, 5, Part[FlowStat]{Items: stats})
 	require.NoError(t, err)
 	var got []FlowStat
 	parts := 0
@@ -198,7 +180,7 @@ func TestLongDumpsAreSplit(t *testing.T) {
 		n := int(ofp.ParseHeader(b).Length)
 		_, m, err := Decode(b[:n])
 		require.NoError(t, err)
-		part := m.(ofp.Part[FlowStat])
+		part := m.(Part[FlowStat])
 		got, b, parts = append(got, part.Items...), b[n:], parts+1
 		require.Equal(t, len(b) > 0, part.More)
 	}
@@ -218,6 +200,26 @@ func TestSwitchErrorsHaveNames(t *testing.T) {
 	} {
 		require.Equal(t, "ofctl: switch refused: "+want, e.Error())
 	}
+}
+
+// All types of OpenFlow 1.3.5, section 7.4.4, have as many codes as there.
+func TestEveryErrorIsNamed(t *testing.T) {
+	codes := []int{2, 14, 16, 10, 12, 8, 15, 5, 3, 3, 3, 3, 12, 6}
+	for typ, n := range codes {
+		for code := range n {
+			e := &SwitchError{Type: uint16(typ), Code: uint16(code)}
+			require.Regexp(t, "^ofctl: switch refused: OFPET_[A-Z_]+: OFP[A-Z]+_[A-Z_]+$", e.Error())
+		}
+		e := &SwitchError{Type: uint16(typ), Code: uint16(n)}
+		require.Contains(t, e.Error(), "code ", "there are no more")
+	}
+	for code := range 16 {
+		e := &SwitchError{Type: ErrTypeExperimenter, Code: uint16(bundleUnknown + code), Experimenter: ofp.ExperimenterONF}
+		require.Contains(t, e.Error(), "OFPBFC_")
+	}
+	e := &SwitchError{Type: ErrTypeBadMatch, Code: 9, Request: []byte{1}}
+	require.ErrorIs(t, e, &SwitchError{Type: ErrTypeBadMatch, Code: 9})
+	require.NotErrorIs(t, e, &SwitchError{Type: ErrTypeBadMatch, Code: 8})
 }
 
 func FuzzDecode(f *testing.F) {

@@ -93,12 +93,15 @@ type Link interface {
 	// SendBatch sends b's datagrams. A datagram that cannot be sent now is
 	// dropped and counted; an error is final for the Link. The Link may use each
 	// datagram's headroom and tailroom; b is the caller's again on return, its
-	// contents undefined.
+	// contents undefined. A batch that is urgent gets through where a flood of others
+	// is dropped.
 	SendBatch(b *tap.Batch) error
 	// RecvBatch resets b, waits for at least one datagram, and appends what is there.
 	RecvBatch(b *tap.Batch) error
 	// Path is a snapshot.
 	Path() Path
+	// Stats is a snapshot. Counters are read one after another, while datagrams pass.
+	Stats() LinkStats
 	// Close tells the peer and frees the link. It is idempotent.
 	Close() error
 }
@@ -116,16 +119,6 @@ type Transport interface {
 	Stats() TransportStats
 	// Close closes the Links too.
 	Close() error
-}
-
-// TransportStats counts what a Transport turned away.
-type TransportStats struct {
-	// Refused peers: authenticated or announced, but not admitted.
-	Refused uint64
-	// WrongKey: the other end's key did not match the ID it signalled.
-	WrongKey uint64
-	// Dropped datagrams: malformed, of no link, or over a full queue.
-	Dropped uint64
 }
 
 // Env is what a Transport is opened with. The core fills it in.

@@ -14,6 +14,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 if [ "${1:-}" = bench ]; then
 	need openvpn openvpn
 	need tincd tinc
+	need turnserver coturn
 	need wg wireguard-tools
 	need openssl openssl
 else
@@ -24,10 +25,13 @@ else
 	need ping iputils-ping
 	need ethtool ethtool
 	need tcpdump tcpdump
+	need tshark tshark
 	need curl curl
 	need sysctl procps
 	need gcc gcc libc6-dev # go test -race
 	need prosody prosody
+	need turnserver coturn
+	need lxc-start lxc # system containers in the nested lab
 	need modprobe kmod # make test-kernel, in its own kernel
 fi
 

@@ -57,6 +57,10 @@ type Batch struct {
 	mem   []byte
 	slots []slot
 	end   int // first free byte of mem
+
+	urgent bool
+	source Source // of a batch that Lend made
+	lent   *Batch // whose memory b has now
 }
 
 // NewBatch makes a batch for at most frames frames and bytes bytes of frame
@@ -69,7 +73,14 @@ func NewBatch(frames, bytes int) *Batch {
 }
 
 // Reset empties the batch. Slices got from it are no longer valid.
-func (b *Batch) Reset() { b.slots, b.end = b.slots[:0], 0 }
+func (b *Batch) Reset() { b.slots, b.end, b.urgent = b.slots[:0], 0, false }
+
+// SetUrgent marks a batch that is little and matters, until Reset. Whoever queues and drops
+// frames keeps room for it where others have filled the queue.
+func (b *Batch) SetUrgent() { b.urgent = true }
+
+// Urgent tells whether SetUrgent was called.
+func (b *Batch) Urgent() bool { return b.urgent }
 
 // Len is the number of frames.
 func (b *Batch) Len() int { return len(b.slots) }
@@ -113,6 +124,9 @@ func (b *Batch) Trim(i, n int) {
 
 // Free is how long a frame could still be appended; 0 when the batch is full.
 func (b *Batch) Free() int {
+	if b.mem == nil {
+		b.borrow()
+	}
 	if len(b.slots) == cap(b.slots) {
 		return 0
 	}
@@ -131,6 +145,9 @@ func (b *Batch) Reserve(n int) []byte { return b.ReserveHeadroom(0, n) }
 // ReserveHeadroom is Reserve with the h bytes of headroom before the frame (h at
 // most Headroom) in front: readv-style devices put their header there.
 func (b *Batch) ReserveHeadroom(h, n int) []byte {
+	if b.mem == nil {
+		b.borrow()
+	}
 	if !b.fits(n) {
 		return nil
 	}

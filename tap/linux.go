@@ -25,6 +25,18 @@ type LinuxConfig struct {
 	// JoinUDP is the same for UDP datagrams (Caps.JoinUDP): Open vSwitch's user-space
 	// datapath loses their super-frames, with userspace-tso-enable too. It needs Join.
 	JoinUDP bool
+	// SuperFrame is the longest TCP super-frame that this host's own stack is to hand over, in
+	// bytes of IP packet; 0: what the kernel thinks best, 64 KB. It is for a TAP that is the
+	// workload's own interface: longer ones that somebody forwards to it, a bridge say, the
+	// kernel cuts into single segments first.
+	SuperFrame int
+	// Queues is how many goroutines can read and write at once (IFF_MULTI_QUEUE, see
+	// [MultiQueue]): 1 to MaxQueues; 0 = 1. The kernel gives a flow's frames to the queue that
+	// the flow's others were written to. A persistent TAP must have been made with
+	// multi_queue if this is more than 1. Where two nodes share two cores, a second queue made
+	// no clear difference to TCP, took more small packets, and cost a round trip some
+	// microseconds: it is for machines with cores to spare.
+	Queues int
 	// NoOffload: let the kernel finish every frame; Caps is then zero. Much slower.
 	NoOffload bool
 }
@@ -49,6 +61,9 @@ func (c LinuxConfig) Open(context.Context) (Device, error) {
 	return d, nil
 }
 
+// MaxQueues is how many queues a Device has at most.
+const MaxQueues = 8
+
 // maxName is the kernel's IFNAMSIZ less the final NUL.
 const maxName = 15
 
@@ -60,6 +75,10 @@ func (c LinuxConfig) check() error {
 		return fmt.Errorf("the name has %d bytes; Linux takes at most %d", len(c.Name), maxName)
 	case c.MTU < 0 || c.MTU > 65535:
 		return fmt.Errorf("an MTU of %d is not possible", c.MTU)
+	case c.Queues < 0 || c.Queues > MaxQueues:
+		return fmt.Errorf("%d queues are not possible; at most %d", c.Queues, MaxQueues)
+	case c.SuperFrame < 0 || c.SuperFrame > 65536:
+		return fmt.Errorf("super-frames of %d bytes are not possible", c.SuperFrame)
 	}
 	return nil
 }

@@ -82,6 +82,17 @@ func TestIntegrationLinuxSetUp(t *testing.T) {
 	})
 }
 
+func TestIntegrationLinuxSuperFrame(t *testing.T) {
+	itest.Require(t, "ip")
+	itest.Namespace(t, func() {
+		show := func(name string) string { return itest.Exec(t, "ip", "-d", "-o", "link", "show", name) }
+		openTAP(t, tap.LinuxConfig{Name: "short", SuperFrame: 60000})
+		require.Contains(t, show("short"), "gso_max_size 60000")
+		openTAP(t, tap.LinuxConfig{Name: "usual"})
+		require.Contains(t, show("usual"), "gso_max_size 65536")
+	})
+}
+
 func TestIntegrationLinuxTakenOver(t *testing.T) {
 	itest.Require(t, "ip")
 	itest.Namespace(t, func() {
@@ -247,4 +258,24 @@ func turn(f []byte, to net.HardwareAddr) {
 	for i := range 2 {
 		f[34+i], f[36+i] = f[36+i], f[34+i]
 	}
+}
+
+// TestIntegrationQueues: each flow's frames come from one queue, in order; all queues write at once.
+func TestIntegrationQueues(t *testing.T) {
+	itest.Require(t, "ip")
+	taptest.RunQueues(t, func(t *testing.T) (dev tap.MultiQueue, peer tap.Device) {
+		itest.Namespace(t, func() {
+			d := openTAP(t, tap.LinuxConfig{Name: "q0", Queues: 3})
+			dev = d.(tap.MultiQueue)
+			require.Contains(t, itest.Exec(t, "ip", "-d", "-o", "link", "show", "q0"), "numqueues 3")
+			peer = tap.Simple(packetSocket(t, "q0", 0x0800), 1500)
+		})
+		return dev, peer
+	})
+	itest.Namespace(t, func() {
+		_, err := tap.LinuxConfig{Name: "x", Queues: tap.MaxQueues + 1}.Open(t.Context())
+		require.ErrorContains(t, err, "9 queues")
+		itest.Exec(t, "ip", "tuntap", "add", "many", "mode", "tap", "multi_queue")
+		require.Len(t, tap.Queues(openTAP(t, tap.LinuxConfig{Name: "many", Queues: 4})), 4)
+	})
 }

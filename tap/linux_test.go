@@ -19,6 +19,7 @@ func TestLinuxConfigRefused(t *testing.T) {
 		{tap.LinuxConfig{Name: "sixteen-bytes-xx"}, "16 bytes; Linux takes at most 15"},
 		{tap.LinuxConfig{Name: "a", MTU: -1}, "MTU of -1"},
 		{tap.LinuxConfig{Name: "a", MTU: 65536}, "MTU of 65536"},
+		{tap.LinuxConfig{Name: "a", SuperFrame: 65537}, "super-frames of 65537 bytes"},
 	} {
 		d, err := c.config.Open(t.Context())
 		require.ErrorContains(t, err, c.want)

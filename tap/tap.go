@@ -121,6 +121,25 @@ type Device interface {
 	Close() error
 }
 
+// MultiQueue is a Device that several goroutines may use at once, each a queue of its own.
+type MultiQueue interface {
+	Device
+	// Queues are Devices of their own with the contract's rules each: one reader and one
+	// writer at a time, frames of one queue in order. Whoever gives out frames keeps those
+	// of one flow in one queue, mostly that which the flow's other direction was written to.
+	// All must be read. The Device itself is the first. Closing it closes all; the others
+	// need no Close. It is always the same list.
+	Queues() []Device
+}
+
+// Queues are d's queues: d alone, if it is no MultiQueue.
+func Queues(d Device) []Device {
+	if m, ok := d.(MultiQueue); ok {
+		return m.Queues()
+	}
+	return []Device{d}
+}
+
 // Opener opens a Device when a Network runs. A Config holds Openers, so that a
 // blueprint has nothing open in it.
 type Opener func(context.Context) (Device, error)

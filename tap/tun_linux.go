@@ -24,6 +24,57 @@ type tun struct {
 
 // openTUN makes or takes over the interface and sets it up.
 func openTUN(c LinuxConfig) (Device, error) {
+	first, err := openQueue(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.Queues <= 1 {
+		return first, nil
+	}
+	m := &multiTUN{tun: first, queues: []Device{nil}}
+	m.queues[0] = m
+	for len(m.queues) < c.Queues {
+		q, err := openQueue(c)
+		if err != nil {
+			_ = m.Close()
+			return nil, fmt.Errorf("queue %d: %w", len(m.queues)+1, err)
+		}
+		m.queues = append(m.queues, q)
+	}
+	return m, nil
+}
+
+// multiTUN is a TAP with several queues, of which it is the first. It implements MultiQueue.
+type multiTUN struct {
+	*tun
+	queues []Device
+}
+
+// Queues implements MultiQueue.
+func (m *multiTUN) Queues() []Device { return m.queues }
+
+// Stats implements Counted, for all queues.
+func (m *multiTUN) Stats() Stats {
+	s := m.tun.Stats()
+	for _, q := range m.queues[1:] {
+		x := q.(*tun).Stats()
+		s.ReadDropped += x.ReadDropped
+		s.WriteDropped += x.WriteDropped
+	}
+	return s
+}
+
+// Close implements Device.
+func (m *multiTUN) Close() error {
+	err := m.tun.Close()
+	for _, q := range m.queues[1:] {
+		err = errors.Join(err, q.Close())
+	}
+	return err
+}
+
+// openQueue opens one queue of the interface.
+func openQueue(c LinuxConfig) (*tun, error) {
 	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, explainOpen(err)
@@ -46,7 +97,7 @@ func openTUN(c LinuxConfig) (Device, error) {
 }
 
 func (d *tun) setup(fd int, c LinuxConfig) error {
-	if err := attach(fd, c.Name); err != nil {
+	if err := attach(fd, c.Name, c.Queues > 1); err != nil {
 		return explainAttach(err)
 	}
 	// A persistent TAP may have kept another program's header length.
@@ -72,12 +123,16 @@ func (d *tun) readLimit() int {
 	return d.mtu + HeaderLen + TagLen
 }
 
-func attach(fd int, name string) error {
+func attach(fd int, name string, multi bool) error {
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if multi {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	req.SetUint16(flags)
 	return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 }
 
@@ -130,6 +185,11 @@ func configure(c LinuxConfig) (mtu int, err error) {
 		return 0, fmt.Errorf("read MTU: %w", err)
 	}
 	mtu = int(req.Uint32())
+	if c.SuperFrame != 0 {
+		if err := setSuperFrame(c.Name, c.SuperFrame); err != nil {
+			return 0, fmt.Errorf("set the longest super-frame: %w", err)
+		}
+	}
 	if c.LeaveDown {
 		return mtu, nil
 	}
@@ -162,7 +222,7 @@ func explainAttach(err error) error {
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("attach: %w; another process holds this TAP: end it or choose another name", err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("attach: %w; an interface of this name exists that is no single-queue TAP (or the name is not legal): delete it or choose another name", err)
+		return fmt.Errorf("attach: %w; an interface of this name exists that is no single-queue TAP, or, for several queues, no TAP with multi_queue (or the name is not legal): delete it or choose another name", err)
 	}
 	return fmt.Errorf("attach: %w", err)
 }

@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,4 +28,20 @@ func TestTUNRemedies(t *testing.T) {
 		require.ErrorIs(t, err, c.err)
 		require.ErrorContains(t, err, c.want)
 	}
+}
+
+// TestAcknowledged: what the kernel says, and what it does not.
+func TestAcknowledged(t *testing.T) {
+	require.Len(t, setLink(7, 60000), int(setLink(7, 60000)[0]))
+	answer := func(kind uint16, errno int32) []byte {
+		b := make([]byte, unix.SizeofNlMsghdr)
+		binary.NativeEndian.PutUint16(b[4:], kind)
+		return binary.NativeEndian.AppendUint32(b, uint32(errno))
+	}
+	require.NoError(t, acknowledged(answer(unix.NLMSG_ERROR, 0)))
+	require.ErrorIs(t, acknowledged(answer(unix.NLMSG_ERROR, -int32(unix.EPERM))), unix.EPERM)
+	require.Error(t, acknowledged(answer(unix.NLMSG_DONE, 0)))
+	require.Error(t, acknowledged(answer(unix.NLMSG_ERROR, 0)[:17]))
+	require.Error(t, acknowledged(nil))
+	require.Error(t, setSuperFrame("no-such-link", 60000))
 }

@@ -3,6 +3,7 @@ package tap
 import (
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,15 +46,15 @@ func (r *tunReader) drain(fd uintptr) bool {
 		// The kernel cuts a frame that does not fit and does not say so: one byte
 		// of tailroom more than we take tells.
 		off := b.end + Headroom
-		n, err := unix.Read(int(fd), b.mem[off-virtioHeaderLen:off+room+1])
+		n, err := transfer(unix.SYS_READ, fd, b.mem[off-virtioHeaderLen:off+room+1])
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
 			return b.Len() > 0
-		case err != nil && b.Len() > 0:
+		case err != 0 && b.Len() > 0:
 			return true // the next call meets it again
-		case err != nil:
+		case err != 0:
 			r.err = err
 			return true
 		}
@@ -70,6 +71,14 @@ func (r *tunReader) drain(fd uintptr) bool {
 		b.Commit(n, o)
 	}
 	return true
+}
+
+// transfer reads or writes p. The file is non-blocking, so the runtime need not be told: a
+// RawSyscall keeps its processor for the some 10 us that the kernel takes, where a Syscall may lose
+// it, and wakes the runtime's monitor each time the program was idle.
+func transfer(trap, fd uintptr, p []byte) (int, syscall.Errno) {
+	n, _, errno := unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	return int(n), errno
 }
 
 // tunWriter is the writing half of a tun: one goroutine's, but for dropped.
@@ -107,8 +116,8 @@ func (w *tunWriter) flush(fd uintptr) bool {
 			w.next++
 			continue
 		}
-		switch err := w.writeFrame(int(fd), w.next); err {
-		case nil:
+		switch err := w.writeFrame(fd, w.next); err {
+		case 0:
 			w.next++
 		case unix.EINTR:
 		case unix.EAGAIN:
@@ -141,18 +150,14 @@ func (w *tunWriter) acceptable(i int) bool {
 }
 
 // writeFrame puts the virtio header into the frame's headroom and writes both.
-func (w *tunWriter) writeFrame(fd, i int) error {
+func (w *tunWriter) writeFrame(fd uintptr, i int) syscall.Errno {
 	mem, off, n := w.batch.Room(i)
-	o := w.batch.Offload(i)
-	if off >= virtioHeaderLen {
-		p := mem[off-virtioHeaderLen : off+n]
-		putVirtio(p, o)
-		_, err := unix.Write(fd, p)
-		return err
+	if off < virtioHeaderLen { // somebody used up the headroom; rare, so it may allocate
+		mem = append(make([]byte, virtioHeaderLen), mem[off:off+n]...)
+		off = virtioHeaderLen
 	}
-	// Somebody used up the headroom. Rare, so it may allocate.
-	var h [virtioHeaderLen]byte
-	putVirtio(h[:], o)
-	_, err := unix.Writev(fd, [][]byte{h[:], mem[off : off+n]})
+	p := mem[off-virtioHeaderLen : off+n]
+	putVirtio(p, w.batch.Offload(i))
+	_, err := transfer(unix.SYS_WRITE, fd, p)
 	return err
 }

@@ -2,7 +2,9 @@
 
 // Bound is what an overlay could be at best here, and no overlay: a TAP's super-frames, whole,
 // under AES-128-GCM with a fixed key, cut into UDP datagrams by the kernel and joined by the
-// receiver's. One datagram that is lost loses 64 KB, and nothing is safe. It is for bench/run.
+// receiver's. One datagram that is lost loses 64 KB, and nothing is safe. With -datagrams each
+// datagram is sealed by itself, as an overlay has to that loses what was lost and no more. It is for
+// bench/run.
 package main
 
 import (
@@ -30,14 +32,15 @@ func main() {
 	dev := flag.String("dev", "", "TAP device that it makes")
 	local := flag.String("local", "", "UDP address, IP:PORT")
 	remote := flag.String("remote", "", "the other end's")
+	datagrams := flag.Bool("datagrams", false, "seal each datagram, not each frame")
 	flag.Parse()
-	if err := run(*dev, *local, *remote); err != nil {
+	if err := run(*dev, *local, *remote, *datagrams); err != nil {
 		fmt.Fprintln(os.Stderr, "bound:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dev, local, remote string) error {
+func run(dev, local, remote string, datagrams bool) error {
 	tap, err := openTAP(dev)
 	if err != nil {
 		return err
@@ -54,9 +57,13 @@ func run(dev, local, remote string) error {
 	if err != nil {
 		return err
 	}
+	most := 2 * mostBytes
+	if datagrams {
+		most = datagram - lead - aead.Overhead()
+	}
 	failed := make(chan error, 2)
-	go func() { failed <- send(tap, udp, aead) }()
-	go func() { failed <- receive(tap, udp, aead) }()
+	go func() { failed <- send(tap, udp, &sealer{aead: aead, most: most}) }()
+	go func() { failed <- receive(tap, udp, &opener{aead: aead, most: most}) }()
 	return <-failed
 }
 
@@ -102,13 +109,34 @@ func openUDP(local, remote string) (int, error) {
 		unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1))
 }
 
+// sealer makes records of a frame: each has so many bytes of it at most.
+type sealer struct {
+	aead  cipher.AEAD
+	most  int
+	next  uint64
+	nonce [12]byte
+}
+
+// seal appends them to out. A record begins with how much of the frame is left, and its number.
+func (s *sealer) seal(out, frame []byte) []byte {
+	for len(frame) > 0 {
+		s.next++
+		binary.BigEndian.PutUint64(s.nonce[4:], s.next)
+		out = binary.BigEndian.AppendUint64(out, uint64(len(frame)))
+		out = binary.BigEndian.AppendUint64(out, s.next)
+		piece := frame[:min(len(frame), s.most)]
+		out = s.aead.Seal(out, s.nonce[:], piece, nil)
+		frame = frame[len(piece):]
+	}
+	return out
+}
+
 // send seals each frame of the TAP into one send, of as many datagrams as it takes. A TAP's
 // super-frame may be longer than the kernel sends at once: it goes as two.
-func send(tap, udp int, aead cipher.AEAD) error {
-	frame, out := make([]byte, 2*mostBytes), make([]byte, 2*mostBytes)
+func send(tap, udp int, s *sealer) error {
+	frame, out := make([]byte, 2*mostBytes), make([]byte, 0, 2*mostBytes)
 	const most = 44 * datagram
-	var nonce [12]byte
-	for n := uint64(1); ; n++ {
+	for {
 		size, err := unix.Read(tap, frame)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -116,54 +144,73 @@ func send(tap, udp int, aead cipher.AEAD) error {
 		if err != nil {
 			return fmt.Errorf("read the TAP: %w", err)
 		}
-		binary.BigEndian.PutUint64(nonce[4:], n)
-		binary.BigEndian.PutUint64(out, uint64(size+aead.Overhead()))
-		binary.BigEndian.PutUint64(out[8:], n)
-		record := aead.Seal(out[:lead], nonce[:], frame[:size], nil)
-		for len(record) > 0 {
-			piece := min(len(record), most)
-			_, err := unix.Write(udp, record[:piece])
+		for records := s.seal(out, frame[:size]); len(records) > 0; {
+			piece := min(len(records), most)
+			_, err := unix.Write(udp, records[:piece])
 			if err != nil && !errors.Is(err, unix.ECONNREFUSED) { // the other end is not there yet
 				return fmt.Errorf("send: %w", err)
 			}
-			record = record[piece:]
+			records = records[piece:]
 		}
 	}
 }
 
+// opener puts records together again.
+type opener struct {
+	aead  cipher.AEAD
+	most  int
+	nonce [12]byte
+	in    []byte // what was received and not opened
+	frame []byte // what was opened of a frame
+}
+
+// open returns the next whole frame, good until the next call; nil: more must be received. After
+// something was lost it begins anew.
+func (o *opener) open() []byte {
+	for len(o.in) >= lead {
+		left := binary.BigEndian.Uint64(o.in)
+		if left > 2*mostBytes || len(o.frame) == 0 && left < vnetHeader {
+			break
+		}
+		end := lead + min(int(left), o.most) + o.aead.Overhead()
+		if len(o.in) < end {
+			return nil
+		}
+		copy(o.nonce[4:], o.in[8:lead])
+		frame, err := o.aead.Open(o.frame, o.nonce[:], o.in[lead:end], nil)
+		if err != nil {
+			break
+		}
+		o.in, o.frame = o.in[end:], frame
+		if int(left) <= o.most {
+			o.frame = frame[:0]
+			return frame
+		}
+	}
+	if len(o.in) >= lead {
+		o.in, o.frame = nil, o.frame[:0]
+	}
+	return nil
+}
+
 // receive puts records together and gives frames to the TAP.
-func receive(tap, udp int, aead cipher.AEAD) error {
-	in, record := make([]byte, 2*mostBytes), make([]byte, 0, 4*mostBytes)
-	var nonce [12]byte
+func receive(tap, udp int, o *opener) error {
+	in := make([]byte, 0, 4*mostBytes)
+	o.frame = make([]byte, 0, 2*mostBytes)
 	for {
-		size, err := unix.Read(udp, in)
+		in = append(in[:0], o.in...)
+		size, err := unix.Read(udp, in[len(in):cap(in)])
 		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNREFUSED) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("receive: %w", err)
 		}
-		record = append(record, in[:size]...)
-		for len(record) >= lead {
-			length := binary.BigEndian.Uint64(record)
-			if length > 2*mostBytes || length < uint64(vnetHeader+aead.Overhead()) {
-				record = record[:0] // something was lost: begin anew
-				break
-			}
-			end := lead + int(length)
-			if len(record) < end {
-				break
-			}
-			copy(nonce[4:], record[8:lead])
-			frame, err := aead.Open(record[lead:lead], nonce[:], record[lead:end], nil)
-			if err != nil {
-				record = record[:0]
-				break
-			}
+		o.in = in[:len(in)+size]
+		for frame := o.open(); frame != nil; frame = o.open() {
 			if _, err := unix.Write(tap, frame); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EIO) { // EIO: it is down
 				return fmt.Errorf("write the TAP: %w", err)
 			}
-			record = append(record[:0], record[end:]...)
 		}
 	}
 }

@@ -18,7 +18,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "check:", err)
 		os.Exit(2)
 	}
-	if !bench.WriteVerdicts(os.Stdout, r.Check(bench.Targets())) {
+	met := bench.WriteVerdicts(os.Stdout, r.Check(bench.Targets()))
+	for _, f := range r.Failed {
+		fmt.Fprintln(os.Stdout, "failed:", f)
+	}
+	if !met {
 		os.Exit(1)
 	}
 }

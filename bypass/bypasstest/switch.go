@@ -44,6 +44,7 @@ type Switch struct {
 type port struct {
 	mac     tap.MAC
 	deliver func(frame []byte)
+	tap     func(frame []byte) // instead of the Switch's; nil = that
 }
 
 // Counters say where a Switch's frames went.
@@ -100,6 +101,17 @@ func (s *Switch) Tap(f func(frame []byte)) {
 	s.tap = f
 }
 
+// TapOf does that for the workload at ofport alone, which has an overlay of its own. It lasts as
+// long as the port.
+func (s *Switch) TapOf(ofport uint32, f func(frame []byte)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.ports[ofport]; ok {
+		p.tap = f
+		s.ports[ofport] = p
+	}
+}
+
 // Host sets where frames from the wire go that nothing takes: the host's own
 // stack. f may keep the frame. nil drops them.
 func (s *Switch) Host(f func(frame []byte)) {
@@ -113,7 +125,7 @@ func (s *Switch) Host(f func(frame []byte)) {
 func (s *Switch) AddPort(ofport uint32, mac tap.MAC, deliver func(frame []byte)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ports[ofport] = port{mac, deliver}
+	s.ports[ofport] = port{mac: mac, deliver: deliver}
 	s.changedLocked()
 	s.emitLocked(bypass.PortsChanged{})
 }
@@ -139,6 +151,9 @@ func (s *Switch) Send(ofport uint32, frame []byte) {
 		})
 	}
 	f := s.executeLocked(d, frame)
+	if d.verdict == toTap && s.ports[ofport].tap != nil {
+		f = call(s.ports[ofport].tap, frame)
+	}
 	s.mu.Unlock()
 	f()
 }

@@ -111,9 +111,15 @@ var portsOf = [...]ofctltest.Port{
 }
 
 func newFake(t testing.TB) *fakeBench {
+	return newFakeOf(t, bypasstest.Uplink, bypasstest.WorkloadA, bypasstest.WorkloadB, bypasstest.Plain, bypasstest.Stack)
+}
+
+// newFakeOf is a switch with some of the ports.
+func newFakeOf(t testing.TB, ends ...bypasstest.End) *fakeBench {
 	b := &fakeBench{fake: ofctltest.New(ofctltest.Config{})}
 	t.Cleanup(func() { _ = b.fake.Close() })
-	for i, p := range portsOf {
+	for _, i := range ends {
+		p := portsOf[i]
 		out := make(chan []byte, 64)
 		p.MAC = [6]byte{2, 2, 2, 2, 2, byte(i)}
 		p.Output = func(f []byte) {

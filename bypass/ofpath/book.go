@@ -109,7 +109,9 @@ func (d *datapath) prepare(l layout, c bypass.Change) (mods []ofctl.Mod, undo fu
 		b.last = append(b.last, l.purge(s)...)
 	}
 	for _, e := range c.Leases {
-		b.untether(e)
+		if !l.outer() {
+			b.untether(e)
+		}
 	}
 	return append(b.mods, b.last...), func() {
 		d.mu.Lock()
@@ -120,6 +122,11 @@ func (d *datapath) prepare(l layout, c bypass.Change) (mods []ofctl.Mod, undo fu
 
 // lease opens, renews or closes the gates, and renews the tether.
 func (b *booking) lease(e bypass.Lease) {
+	if b.l.outer() {
+		owner := b.l.cfg.owner().Mask
+		b.mods = append(b.mods, gate(b.l.steer(e), owner), gate(b.l.wayOut(e), owner))
+		return
+	}
 	if !slices.Contains(b.lent, e.Peer) {
 		b.lent = append(b.lent, e.Peer)
 		for _, k := range tethers(e.Peer) {

@@ -13,7 +13,7 @@ import (
 
 // Config says which switch to program and what of it is ours. Tables, cookies,
 // priorities, group and meter IDs are the host's to give: nothing else in the switch is
-// read, changed or relied on, but NORMAL forwarding.
+// read, changed or relied on, but NORMAL forwarding, or the pipeline that Mark hands back to.
 type Config struct {
 	// Dial connects to the switch. It is called again whenever the connection is
 	// lost; it must honour ctx. Required.
@@ -21,8 +21,16 @@ type Config struct {
 	// Uplink is the port that leads to the provider's network: its name, or its
 	// OpenFlow port number. A name is looked up again whenever ports change. Required.
 	Uplink string
-	// InboundTable and OutboundTable hold the exact rules; the two tables after
-	// OutboundTable hold the outbound gates and the tethers. 0 = 10 and 20.
+	// External is set where the provider's network and the host's own address are on another
+	// bridge: Uplink is then the patch port that leads there.
+	External *External
+	// Mark says that the bridge has a pipeline of somebody else's, which begins at table 0: frames
+	// that are not bypassed go through table 0 again, with these bits of metadata set, and none of our
+	// flows takes them then. It may be any that the foreign pipeline does not match on where it
+	// begins. 0 = what is not bypassed is forwarded by NORMAL.
+	Mark uint64
+	// InboundTable and OutboundTable hold the exact rules; the three tables after OutboundTable hold the
+	// outbound gates, the tethers, and, with Mark, what is handed back. 0 = 10 and 20.
 	InboundTable, OutboundTable uint8
 	// Priority is that of the gates in table 0; the guard and what looks at ICMP errors
 	// are 10 below, listen rules are 10 above. 0 = 300; 11 at least. The host's own flows
@@ -41,6 +49,28 @@ type Config struct {
 	RetryMin, RetryMax time.Duration
 	// Logger is told about connections and refusals; nil = silent.
 	Logger *slog.Logger
+
+	patch string // of an external bridge: the port that leads to the workloads'
+}
+
+// outer is how the external bridge is programmed.
+func (c Config) outer() Config {
+	c.Dial, c.Uplink, c.Mark, c.patch, c.External = c.External.Dial, c.External.Uplink, c.External.Mark, c.External.Patch, nil
+	return c
+}
+
+// External is the bridge of the uplink, where workloads are on another one (Open vSwitch's integration
+// and external bridges, joined by patch ports). What comes from peers to the reserved ports is steered
+// over the patch port, with the same care that keeps it from the host's stack on a single bridge, and what we
+// send leaves by the uplink without being learned from; all else is left to what the bridge does.
+type External struct {
+	// Dial connects to the bridge, as Config.Dial does to the other one. Required.
+	Dial func(ctx context.Context) (ofctl.Switch, error)
+	// Uplink and Patch are the ports that lead to the provider's network and to the
+	// workloads' bridge, as Config.Uplink. Required.
+	Uplink, Patch string
+	// Mark is that of this bridge, as Config.Mark.
+	Mark uint64
 }
 
 const (
@@ -91,11 +121,13 @@ func (c Config) check() error {
 		return errors.New("ofpath: config: Dial is missing")
 	case c.Uplink == "":
 		return errors.New("ofpath: config: Uplink is missing")
-	case c.InboundTable >= 254 || c.OutboundTable >= 252:
-		return errors.New("ofpath: config: tables must be below 254, the outbound one below 252")
-	case c.InboundTable >= c.OutboundTable && c.InboundTable <= c.tetherTable():
+	case c.External != nil && (c.External.Dial == nil || c.External.Uplink == "" || c.External.Patch == ""):
+		return errors.New("ofpath: config: External lacks Dial, Uplink or Patch")
+	case c.InboundTable >= 254 || c.OutboundTable >= 251:
+		return errors.New("ofpath: config: tables must be below 254, the outbound one below 251")
+	case c.InboundTable >= c.OutboundTable && c.InboundTable <= c.restTable():
 		return fmt.Errorf("ofpath: config: InboundTable %d is one of the outbound tables %d to %d",
-			c.InboundTable, c.OutboundTable, c.tetherTable())
+			c.InboundTable, c.OutboundTable, c.restTable())
 	case c.Priority <= guardBelow || c.Priority > 0xffff-listenAbove:
 		return fmt.Errorf("ofpath: config: priority %d leaves no room for guard and listen rules", c.Priority)
 	case c.MeterBase > 0xffff_0000-meterCount: // where OpenFlow's numbers end
@@ -117,15 +149,32 @@ func Open(cfg Config) func(context.Context) (bypass.Datapath, error) {
 		if err := cfg.check(); err != nil {
 			return nil, err
 		}
-		d := newDatapath(cfg)
-		sw, err := d.dial(ctx)
-		if errors.Is(err, ofctl.ErrNotSupported) || ctx.Err() != nil {
-			d.cancel()
-			return nil, errors.Join(err, ctx.Err())
+		d, err := begin(ctx, cfg)
+		if err != nil {
+			return nil, err
 		}
-		go d.run(sw, err)
-		return d, nil
+		if cfg.External == nil {
+			return d, nil
+		}
+		outer, err := begin(ctx, cfg.outer())
+		if err != nil {
+			_ = d.Close() // nothing was done on it
+			return nil, fmt.Errorf("external bridge: %w", err)
+		}
+		return &bridges{datapath: d, outer: outer}, nil
 	}
+}
+
+// begin connects, and keeps the connection from then on.
+func begin(ctx context.Context, cfg Config) (*datapath, error) {
+	d := newDatapath(cfg)
+	sw, err := d.dial(ctx)
+	if errors.Is(err, ofctl.ErrNotSupported) || ctx.Err() != nil {
+		d.cancel()
+		return nil, errors.Join(err, ctx.Err())
+	}
+	go d.run(sw, err)
+	return d, nil
 }
 
 // dial connects and checks that the switch can do what we need.

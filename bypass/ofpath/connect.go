@@ -96,7 +96,7 @@ func (d *datapath) compare(sw ofctl.Switch, e echo) (fresh bool, err error) {
 	if err != nil {
 		return true, convert("listing ports", err)
 	}
-	uplink := findUplink(ports, d.cfg.Uplink)
+	uplink, patch := d.cfg.find(ports)
 	o := d.cfg.owner()
 	flows, err := sw.Flows(ctx, ofctl.Owned(o.Cookie, o.Mask))
 	if err != nil {
@@ -104,10 +104,11 @@ func (d *datapath) compare(sw ofctl.Switch, e echo) (fresh bool, err error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	moved := uplink != d.layout.uplink
-	d.layout.uplink, d.layout.metered = uplink, sw.Features().Capabilities.Has(ofctl.CapMeter)
+	moved := uplink != d.layout.uplink || patch != d.layout.patch
+	d.layout.uplink, d.layout.patch = uplink, patch
+	d.layout.metered = sw.Features().Capabilities.Has(ofctl.CapMeter)
 	if uplink == 0 {
-		d.cfg.Logger.Error("the switch has no such port", "uplink", d.cfg.Uplink)
+		d.cfg.Logger.Error("the switch has no such port", "uplink", d.cfg.Uplink, "patch", d.cfg.patch)
 	}
 	fresh = moved || d.doubt || d.base == nil || !d.intactLocked(flows)
 	d.doubt = false
@@ -164,11 +165,14 @@ func (d *datapath) moveUplink(ctx context.Context, sw ofctl.Switch) error {
 	if err != nil {
 		return convert("listing ports", err)
 	}
-	uplink := findUplink(ports, d.cfg.Uplink)
+	uplink, patch := d.cfg.find(ports)
 	d.mu.Lock()
 	was, base := d.layout, d.base
-	d.layout.uplink = uplink
+	d.layout.uplink, d.layout.patch = uplink, patch
 	l := d.layout
+	if l.outer() && uplink != 0 && (uplink != was.uplink || patch != was.patch) { // the host makes gates anew
+		d.emitLocked(bypass.DatapathUp{Fresh: true})
+	}
 	d.mu.Unlock()
 	if uplink == was.uplink || uplink == 0 || base == nil {
 		return nil

@@ -186,7 +186,7 @@ func (d *datapath) noUplink(step string) error {
 
 // setMods is what makes the slow half of the switch be b. All its flows are added
 // anew, which renews their time-outs; what else is there of it, of whatever run, is
-// deleted.
+// deleted, but for an earlier run's guard: peers that it could not tell may still send.
 func setMods(ctx context.Context, sw ofctl.Switch, l layout, b bypass.Base) ([]ofctl.Mod, error) {
 	groups, err := sw.Groups(ctx)
 	if err != nil {
@@ -195,7 +195,7 @@ func setMods(ctx context.Context, sw ofctl.Switch, l layout, b bypass.Base) ([]o
 	o := l.cfg.owner()
 	if b.Lease == 0 { // the end: the switch is to be as if we had never been there
 		all := ofctl.FlowMod{Command: ofctl.Delete, Flow: ofctl.Flow{Table: ofctl.TableAll, Cookie: o.Cookie}, CookieMask: o.Mask}
-		_, gone := hopMods(l, nil, groups)
+		_, gone := groupMods(l, nil, groups)
 		return append([]ofctl.Mod{all}, gone...), nil
 	}
 	stats, err := sw.Flows(ctx, ofctl.FlowFilter{Table: tableClassify, Cookie: o.Cookie, CookieMask: o.Mask})
@@ -203,7 +203,7 @@ func setMods(ctx context.Context, sw ofctl.Switch, l layout, b bypass.Base) ([]o
 		return nil, fmt.Errorf("listing table %d: %w", tableClassify, err)
 	}
 	wanted := l.base(b)
-	mods, unwanted := hopMods(l, b.Hops, groups)
+	mods, unwanted := groupMods(l, l.groups(b.Hops), groups)
 	for _, f := range wanted {
 		mods = append(mods, ofctl.FlowMod{Command: ofctl.Add, Flow: f})
 	}
@@ -211,11 +211,16 @@ func setMods(ctx context.Context, sw ofctl.Switch, l layout, b bypass.Base) ([]o
 		same := func(f ofctl.Flow) bool {
 			return f.Table == s.Table && f.Priority == s.Priority && f.Match.Equal(s.Match)
 		}
-		if l.cfg.kindOf(s.Flow) == kindBase && !slices.ContainsFunc(wanted, same) {
+		if l.cfg.kindOf(s.Flow) == kindBase && !slices.ContainsFunc(wanted, same) && !l.guardsEarlier(s.Flow) {
 			mods = append(mods, remove(s.Flow, o.Mask))
 		}
 	}
 	return append(mods, unwanted...), nil
+}
+
+// guardsEarlier: f is an earlier run's guard, and ends by itself.
+func (l layout) guardsEarlier(f ofctl.Flow) bool {
+	return f.Priority == l.cfg.Priority-guardBelow && f.Goto == 0 && f.HardTimeout > 0 && cookieEpoch(f.Cookie) != l.epoch
 }
 
 // remove deletes f if it carries f's cookie in mask's bits.
@@ -226,17 +231,16 @@ func remove(f ofctl.Flow, mask uint64) ofctl.Mod {
 	}
 }
 
-// hopMods is what makes our groups be hops: what comes before the flows, and the
+// groupMods is what makes our groups be wanted: what comes before the flows, and the
 // deletions, which come after them.
-func hopMods(l layout, hops []bypass.Hop, have []ofctl.Group) (mods, deletions []ofctl.Mod) {
+func groupMods(l layout, wanted, have []ofctl.Group) (mods, deletions []ofctl.Mod) {
 	left := map[uint32]ofctl.Group{}
 	for _, g := range have {
 		if g.ID >= l.cfg.GroupBase && g.ID-l.cfg.GroupBase < groupCount {
 			left[g.ID] = g
 		}
 	}
-	for _, h := range hops {
-		g := l.hop(h)
+	for _, g := range wanted {
 		old, there := left[g.ID]
 		delete(left, g.ID)
 		switch {
@@ -302,7 +306,19 @@ func (d *datapath) Deliver(ctx context.Context, ofport uint32, frame []byte) err
 	return convert("deliver", sw.PacketOut(ctx, out))
 }
 
-// findUplink is the number of the uplink; 0 if there is no such port.
+// find is the numbers of the uplink, and, on an external bridge, of the patch port; 0 if one is missing.
+func (c Config) find(ports []ofctl.Port) (uplink, patch uint32) {
+	uplink = findUplink(ports, c.Uplink)
+	if c.patch == "" {
+		return uplink, 0
+	}
+	if patch = findUplink(ports, c.patch); patch == 0 || uplink == 0 {
+		return 0, 0
+	}
+	return uplink, patch
+}
+
+// findUplink is the number of a port; 0 if there is no such port.
 func findUplink(ports []ofctl.Port, uplink string) uint32 {
 	for _, p := range ports {
 		if p.Name == uplink {

@@ -91,13 +91,17 @@
 // # What a dead process leaves
 //
 // Gates, tethers and with these the rules go with their leases; misses, workloads and
-// guard with Base.Lease. Then nothing is left but groups and meters that no flow
+// guard with Base.Lease. A guard is not deleted by the next run, either. Then nothing is left but groups and meters that no flow
 // refers to. They have no time-out: the first Set of the next run deletes the groups that
 // it does not need, and takes over the meters. Rules that were added before their peer's
 // first lease would stay; whoever applies changes puts the lease into the same one, or an
 // earlier one.
 //
-// # Who else may program the switch
+// # Who else may program the switch, and where the uplink is
+//
+// docs/pipeline.md walks through all of this table by table, also for two more layouts: the uplink and the
+// host's address on another bridge than the workloads ([External]), and a bridge that has
+// somebody else's pipeline instead of NORMAL (Config.Mark).
 //
 // Flows with another cookie tag, groups outside of 65,536 IDs and meters outside of three
 // are never touched. A flow of the host's own with a higher priority in table 0 comes

@@ -47,8 +47,8 @@ func (l layout) errors(guard []bypass.AddrPair) []ofctl.Flow {
 		for _, typ := range errorTypes(family) {
 			flows = append(flows, ofctl.Flow{
 				Table: tableClassify, Priority: l.cfg.Priority - guardBelow,
-				Match: icmp(ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(), dst(g.Local), typed(typ)),
-				Apply: []ofctl.Action{ofctl.Normal()}, Goto: l.cfg.InboundTable,
+				Match: l.unmarked(icmp(ofctl.InPort(l.uplink), ofctl.Untagged(), ofctl.NotFragment(), dst(g.Local), typed(typ))),
+				Apply: l.restOfCopy(), Goto: l.cfg.InboundTable,
 			})
 		}
 	}

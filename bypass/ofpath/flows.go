@@ -24,7 +24,8 @@ type layout struct {
 	epoch   uint16
 	ports   bypass.PortRange
 	uplink  uint32
-	metered bool // the switch has meters
+	patch   uint32 // on an external bridge, where the workloads are; else 0
+	metered bool   // the switch has meters
 }
 
 // cookie is tag(16) | epoch(16) | whose(32): of a rule, gate or tether the peer's
@@ -55,8 +56,52 @@ func (c Config) owner() ofctl.Owner {
 // number means nothing to the rules of another run, and must not revive them.
 func (l layout) metadata(peer uint32) uint64 { return uint64(l.epoch)<<24 | uint64(peer) }
 
+// outer tells whether this is the external bridge of two.
+func (l layout) outer() bool { return l.cfg.patch != "" }
+
 func (c Config) gateTable() uint8   { return c.OutboundTable + 1 }
 func (c Config) tetherTable() uint8 { return c.OutboundTable + 2 }
+func (c Config) restTable() uint8   { return c.OutboundTable + 3 }
+
+// rest hands a frame that is not bypassed to what the bridge does with others. Table 0 is looked
+// up by the port "TABLE", which Open vSwitch allows in flows: as if the frame had just come.
+func (l layout) rest() []ofctl.Action {
+	if l.cfg.Mark == 0 {
+		return []ofctl.Action{ofctl.Normal()}
+	}
+	return []ofctl.Action{ofctl.SetField{Field: ofctl.Metadata(l.cfg.Mark, 0)}, ofctl.Output{Port: ofctl.PortTable}}
+}
+
+// restOfCopy is rest, after which the frame is as it was: a group works on a copy.
+func (l layout) restOfCopy() []ofctl.Action {
+	if l.cfg.Mark == 0 {
+		return l.rest()
+	}
+	return []ofctl.Action{ofctl.ToGroup{ID: l.cfg.GroupBase}}
+}
+
+// groups are those of hops, and the one of restOfCopy.
+func (l layout) groups(hops []bypass.Hop) []ofctl.Group {
+	var list []ofctl.Group
+	if l.cfg.Mark != 0 && l.cfg.External == nil {
+		list = append(list, ofctl.Group{ID: l.cfg.GroupBase, Type: ofctl.GroupIndirect, Buckets: []ofctl.Bucket{{Actions: l.rest()}}})
+	}
+	if l.outer() {
+		return list // frames come with their MACs
+	}
+	for _, h := range hops {
+		list = append(list, l.hop(h))
+	}
+	return list
+}
+
+// unmarked adds to m that the frame was not handed back by rest.
+func (l layout) unmarked(m ofctl.Match) ofctl.Match {
+	if l.cfg.Mark == 0 {
+		return m
+	}
+	return append(m, ofctl.Metadata(0, l.cfg.Mark))
+}
 
 // ports names the port fields of one protocol.
 type portFields struct{ src, dst func(uint16) ofctl.Field }
@@ -245,27 +290,42 @@ func (l layout) reserved(p bypass.Proto) ofctl.Field {
 
 // base is the flows of b. They all carry its lease as hard time-out.
 func (l layout) base(b bypass.Base) []ofctl.Flow {
-	hard := seconds(b.Lease)
+	var flows []ofctl.Flow
+	if !l.outer() {
+		flows = l.inside(b)
+	}
+	for _, g := range b.Guard {
+		flows = append(flows, l.guard(g, bypass.TCP), l.guard(g, bypass.UDP))
+	}
+	if l.cfg.External == nil {
+		flows = append(flows, l.errors(b.Guard)...)
+	}
+	for i := range flows {
+		flows[i].HardTimeout = seconds(b.Lease)
+		if flows[i].Cookie == 0 {
+			flows[i].Cookie = l.cookie(0)
+		}
+	}
+	return flows
+}
+
+// inside is what only a bridge with workloads has.
+func (l layout) inside(b bypass.Base) []ofctl.Flow {
 	flows := []ofctl.Flow{
 		{Table: l.cfg.InboundTable, Meter: l.meter(meterOdd), Apply: []ofctl.Action{ofctl.ToController(headersOnly)}},
-		{Table: l.cfg.OutboundTable, Apply: []ofctl.Action{ofctl.Normal()}},
-		{Table: l.cfg.gateTable(), Apply: []ofctl.Action{ofctl.Normal()}, Clear: true},
+		{Table: l.cfg.OutboundTable, Apply: l.rest()},
+	}
+	if l.cfg.Mark == 0 {
+		flows = append(flows, ofctl.Flow{Table: l.cfg.gateTable(), Apply: l.rest(), Clear: true})
+	} else { // who comes after us may use the action set: it must be empty before
+		flows = append(flows, ofctl.Flow{Table: l.cfg.gateTable(), Clear: true, Goto: l.cfg.restTable()},
+			ofctl.Flow{Table: l.cfg.restTable(), Apply: l.rest()})
 	}
 	for _, w := range b.Workloads {
 		for _, a := range w.IPs {
 			if oneFamily(a) { // no rule can have others
 				flows = append(flows, l.workload(w, a, bypass.TCP), l.workload(w, a, bypass.UDP))
 			}
-		}
-	}
-	for _, g := range b.Guard {
-		flows = append(flows, l.guard(g, bypass.TCP), l.guard(g, bypass.UDP))
-	}
-	flows = append(flows, l.errors(b.Guard)...)
-	for i := range flows {
-		flows[i].HardTimeout = hard
-		if flows[i].Cookie == 0 {
-			flows[i].Cookie = l.cookie(0)
 		}
 	}
 	return flows
@@ -276,8 +336,8 @@ func (l layout) base(b bypass.Base) []ofctl.Flow {
 func (l layout) workload(w bypass.Workload, a netip.Addr, p bypass.Proto) ofctl.Flow {
 	return ofctl.Flow{
 		Table: tableClassify, Priority: l.cfg.Priority, Cookie: l.cookie(w.Ofport),
-		Match: trafficOf(p, a).match(ofctl.InPort(w.Ofport), ofctl.Untagged(), ofctl.NotFragment(),
-			ofctl.EthSrc(w.MAC), src(a)),
+		Match: l.unmarked(trafficOf(p, a).match(ofctl.InPort(w.Ofport), ofctl.Untagged(), ofctl.NotFragment(),
+			ofctl.EthSrc(w.MAC), src(a))),
 		Goto: l.cfg.OutboundTable,
 	}
 }

@@ -189,8 +189,9 @@ func TestConfig(t *testing.T) {
 		"Uplink":       {Dial: unused},
 		"tables":       {Dial: unused, Uplink: "1", OutboundTable: 253},
 		"InboundTable": {Dial: unused, Uplink: "1", InboundTable: 21},
-		"20 to 22":     {Dial: unused, Uplink: "1", InboundTable: 22},
-		"below 252":    {Dial: unused, Uplink: "1", OutboundTable: 252},
+		"20 to 23":     {Dial: unused, Uplink: "1", InboundTable: 22},
+		"below 251":    {Dial: unused, Uplink: "1", OutboundTable: 251},
+		"External":     {Dial: unused, Uplink: "1", External: &External{Dial: unused, Uplink: "eth0"}},
 		"priority":     {Dial: unused, Uplink: "1", Priority: 10},
 		"group IDs":    {Dial: unused, Uplink: "1", GroupBase: 0xffff_0000},
 	} {

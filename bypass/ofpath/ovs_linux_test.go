@@ -179,21 +179,40 @@ func (b *ovsBench) reset() {
 // TestIntegrationDatapath runs the conformance suite on Open vSwitch. Making bridges is
 // what takes longest: a case takes over that of one that is over.
 func TestIntegrationDatapath(t *testing.T) {
-	const bridges = 12
-	idle := make(chan *ovsBench, bridges)
-	for _, b := range newOVSBenches(t, ovstest.Start(t), 1, bridges) {
+	beside(t)
+	runSuite(t, newOVSBenches(t, ovstest.Start(t), 1, suiteBenches))
+}
+
+// suiteBenches are as many cases as run side by side.
+const suiteBenches = 12
+
+// reused is a bench that takes one case after the other.
+type reused interface {
+	bypasstest.Bench
+	take(t *testing.T) // for a case, and makes the bridge what it begins with
+	reset()
+}
+
+// runSuite runs the conformance suite on benches, which are suiteBenches.
+func runSuite[B reused](t *testing.T, benches []B) {
+	idle := make(chan B, len(benches))
+	for _, b := range benches {
 		idle <- b
 	}
-	bypasstest.RunDatapath(t, bypasstest.DatapathHarness{AtOnce: bridges, Brief: true, New: func(sub *testing.T) bypasstest.Bench {
+	bypasstest.RunDatapath(t, bypasstest.DatapathHarness{AtOnce: len(benches), Brief: true, New: func(sub *testing.T) bypasstest.Bench {
 		b := <-idle
-		b.t = sub
+		b.take(sub)
 		sub.Cleanup(func() {
 			defer func() { idle <- b }()
 			b.reset()
 		})
-		b.normal()
 		return b
 	}})
+}
+
+func (b *ovsBench) take(t *testing.T) {
+	b.t = t
+	b.normal()
 }
 
 func ovsDatapath(b *testing.B) bypass.Datapath {

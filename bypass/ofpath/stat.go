@@ -29,7 +29,7 @@ func (c Config) kindOf(f ofctl.Flow) kind {
 	switch {
 	case f.Table == tableClassify && f.Priority == c.Priority+listenAbove:
 		return kindListen
-	case f.Table == tableClassify && f.Priority == c.Priority && f.Goto == c.InboundTable:
+	case f.Table == tableClassify && f.Priority == c.Priority && (f.Goto == c.InboundTable || c.patch != ""):
 		return kindGate
 	case f.Table == tableClassify:
 		return kindBase

@@ -144,3 +144,31 @@ func TestRefusedLease(t *testing.T) {
 		require.Empty(t, r.events)
 	})
 }
+
+// TestGuardOfEarlierRun: peers that an earlier run could not tell may still send. Its guard
+// stays until it ends by itself; what else there is of that run's slow half goes.
+func TestGuardOfEarlierRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.bypassed()
+		last := bypass.Base{Epoch: 0x4d, Ports: base().Ports, Lease: 30 * time.Second, Guard: base().Guard}
+		require.NotEmpty(t, last.Guard)
+		require.NoError(t, r.dp.Set(t.Context(), last))
+		guards := func() (n int) {
+			for _, s := range r.flows() {
+				if s.Table == 0 && s.Priority == 290 {
+					n++
+				}
+			}
+			return n
+		}
+		all := guards()
+		next := base()
+		next.Epoch, next.Guard = 0x4e, nil
+		require.NoError(t, r.dp.Set(t.Context(), next))
+		require.Equal(t, 2*len(last.Guard), guards(), "TCP and UDP; what copies ICMP errors is gone")
+		require.Greater(t, all, guards())
+		<-time.After(31 * time.Second)
+		require.Zero(t, guards())
+	})
+}

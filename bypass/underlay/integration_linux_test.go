@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
 	"github.com/viasnet/vias/bypass"
@@ -65,8 +66,29 @@ func withPeer(t *testing.T, f func(peer string)) {
 		ip("-n " + peer + " addr add 10.98.0.2/24 dev p0")
 		ip("-n " + peer + " addr add 10.98.0.3/24 dev p0")
 		ip("-n " + peer + " -6 addr add fd98::2/64 dev p0 nodad")
+		awaitUp(t, "eth0")
+		in(t, peer, func() { awaitUp(t, "p0") })
 		f(peer)
 	})
+}
+
+// awaitUp waits until the kernel sends by an interface: on a busy machine it notices a carrier late, and
+// what it should have sent before is lost.
+func awaitUp(t *testing.T, name string) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(20 * time.Second); ; {
+		link, err := netlink.LinkByName(name)
+		require.NoError(t, err)
+		if link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			require.FailNow(t, "no carrier", name)
+		}
+	}
 }
 
 // in runs f in the named namespace, on this very thread.

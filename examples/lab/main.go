@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -90,6 +91,13 @@ func parse(args []string) (*flags, int) {
 	})
 	set.BoolVar(&f.matrix, "matrix", false, "measure TCP and UDP over IPv4 and IPv6, instead of TCP over IPv4 (default -duration 2s -rounds 3)")
 	set.BoolVar(&f.latency, "latency", false, "measure round trips, first requests and short connections instead of throughput (-duration is that of the short connections of each kind)")
+	set.Func("endpoints", "how nodes come by their endpoints and uplink: ids (default: by discovery, from external_ids), learning (by discovery, from the containers' frames) or config", func(text string) error {
+		if f.lab.Found = lab.Found(text); !slices.Contains([]lab.Found{lab.ByIDs, lab.ByLearning, lab.ByConfig}, f.lab.Found) {
+			return errors.New("none of ids, learning, config")
+		}
+		return nil
+	})
+	f.lab.Found = lab.ByIDs
 	set.IntVar(&f.lab.MTU, "mtu", 0, "containers' MTU, up to the provider's (default 1400)")
 	set.IntVar(&f.lab.UnderlayMTU, "underlay-mtu", 0, "the provider's MTU (default 1500)")
 	set.StringVar(&f.lab.Prefix, "prefix", "vias-", "beginning of all namespaces' names")

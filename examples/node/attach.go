@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,7 +76,8 @@ func (n *node) watchPorts(ctx context.Context, d bypass.Datapath, changed chan<-
 	})
 }
 
-// attachAll attaches all endpoints; an error says which of them could not be.
+// attachAll attaches all endpoints; an error says which of them could not be. The port of one
+// that came by the socket may be gone, as when a container dies: that is for whom it came from.
 func (n *node) attachAll(ctx context.Context) error {
 	n.attaching.Lock()
 	defer n.attaching.Unlock()
@@ -90,7 +92,7 @@ func (n *node) attachAll(ctx context.Context) error {
 		if ofport == 0 {
 			ofport = ports[e.Port]
 		}
-		if ofport == 0 {
+		if ofport == 0 && n.configured(e.Name) {
 			absent = append(absent, e.Port)
 		}
 		// Without a port too: another one may have got its number meanwhile.
@@ -102,6 +104,11 @@ func (n *node) attachAll(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("bridge %s has no port %s", n.cfg.Bridge, strings.Join(absent, ", ")))
 	}
 	return errors.Join(errs...)
+}
+
+// configured tells whether the configuration has an endpoint of that name.
+func (n *node) configured(name string) bool {
+	return slices.ContainsFunc(n.cfg.Endpoints, func(e nodecfg.Endpoint) bool { return e.Name == name })
 }
 
 func (n *node) attachOne(ctx context.Context, e nodecfg.Endpoint, ofport uint32) error {
@@ -132,7 +139,7 @@ func (n *node) portNumbers(ctx context.Context) (map[string]uint32, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, attachTime)
 	defer cancel()
-	sw, err := n.dialSwitch(ctx)
+	sw, err := n.dialSwitch(ctx, n.cfg.OpenFlow)
 	if err != nil {
 		return nil, err
 	}

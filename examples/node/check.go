@@ -37,6 +37,9 @@ func checkCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return err
 	}
 	cfg, err := load(*path)
+	if err == nil {
+		err = findUnderlay(ctx, cfg)
+	}
 	if err != nil {
 		return err
 	}
@@ -89,6 +92,7 @@ func preflight(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
 		checkRendezvous(ctx, cfg, running),
 		checkTAP(ctx, cfg, running),
 	}
+	list = append(list, checkRelays(ctx, cfg)...)
 	if cfg.Membership != "" {
 		list = append(list, checkMembership(cfg))
 	}
@@ -99,11 +103,16 @@ func preflight(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
 	list = append(list, checkMTU(cfg))
 	db := database{cfg.OVSDB}
 	kind, dbErr := db.get(ctx, "bridge", cfg.Bridge, "datapath_type")
-	list = append(list, db.checkTags(ctx, cfg))
 	// Without an answer the stricter case is checked.
 	userspace := dbErr != nil || kind == "netdev"
+	if cfg.OVSDB != nodecfg.NoOVSDB {
+		list = append(list, db.checkTags(ctx, cfg))
+	}
 	if userspace {
-		list = append(list, checkPersistent(cfg), db.checkChecksums(ctx, cfg))
+		list = append(list, checkPersistent(cfg))
+	}
+	if userspace && cfg.OVSDB != nodecfg.NoOVSDB {
+		list = append(list, db.checkChecksums(ctx, cfg))
 	}
 	return append(list, underlay.Preflight(ctx, underlay.CheckConfig{
 		Config:            underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink},
@@ -219,6 +228,18 @@ func checkRendezvous(ctx context.Context, cfg *nodecfg.Config, running bool) und
 	}
 	return finding("rendezvous "+strings.Join(where, ", "), "it answers", errors.Join(all...),
 		"start the node that serves it, and let TCP through; nodes wait for it")
+}
+
+// checkRelays asks each TURN server for an address, and gives it back.
+func checkRelays(ctx context.Context, cfg *nodecfg.Config) (list []underlay.Finding) {
+	for _, r := range relays(cfg) {
+		ctx, cancel := context.WithTimeout(ctx, checkTime)
+		at, err := r.Check(ctx)
+		cancel()
+		list = append(list, finding("relay "+r.URL, "it gives addresses, such as "+at.String(), err,
+			"start the TURN server, let this host reach it, and compare the credentials and the clocks"))
+	}
+	return list
 }
 
 func canListen(ctx context.Context, addr string) error {

@@ -34,8 +34,31 @@ func checkSwitch(ctx context.Context, cfg *nodecfg.Config) []underlay.Finding {
 	if err == nil {
 		err = absent(cfg, ports)
 	}
-	return append(list, finding("ports of "+cfg.Bridge, "uplink and endpoints are there", err,
+	list = append(list, finding("ports of "+cfg.Bridge, "uplink and endpoints are there", err,
 		"ovs-vsctl add-port "+cfg.Bridge+" PORT; the node waits for endpoints' ports"))
+	if cfg.External != nil {
+		list = append(list, checkExternal(ctx, cfg))
+	}
+	return list
+}
+
+// checkExternal connects to the bridge of the uplink, where that is another one.
+func checkExternal(ctx context.Context, cfg *nodecfg.Config) underlay.Finding {
+	e := cfg.External
+	what := "external bridge " + e.Bridge + " on " + e.OpenFlow
+	sw, err := ofctl.Dial(ctx, e.OpenFlow, ofctl.Config{})
+	if err != nil {
+		return finding(what, "", err, "make the bridge (ovs-vsctl add-br "+e.Bridge+"), let this user open its .mgmt socket, or give external.openflow")
+	}
+	defer sw.Close()
+	ports, err := sw.Ports(ctx)
+	for _, name := range []string{cfg.Uplink, e.Patch} {
+		if err == nil && !slices.ContainsFunc(ports, func(p ofctl.Port) bool { return p.Name == name }) {
+			err = errors.New("missing: " + name)
+		}
+	}
+	return finding(what, "uplink and patch port are there", err, fmt.Sprintf("ovs-vsctl add-port %s %s -- set interface %s type=patch options:peer=%s",
+		e.Bridge, e.Patch, e.Patch, e.Peer))
 }
 
 // lacks names the extensions that are missing.
@@ -58,8 +81,8 @@ func absent(cfg *nodecfg.Config, ports []ofctl.Port) error {
 		return slices.ContainsFunc(ports, func(p ofctl.Port) bool { return p.Name == name || no != 0 && p.No == no })
 	}
 	var names []string
-	if !has(cfg.Uplink, 0) {
-		names = append(names, cfg.Uplink)
+	if !has(cfg.UplinkPort(), 0) {
+		names = append(names, cfg.UplinkPort())
 	}
 	for _, e := range cfg.Endpoints {
 		if !has(e.Port, e.Ofport) {
@@ -158,8 +181,8 @@ func hasHardware(name string) bool {
 // a switch that restarts has no flows.
 func (d database) checkTags(ctx context.Context, cfg *nodecfg.Config) underlay.Finding {
 	what := "VLAN tags keep workloads and the provider's network apart"
-	remedy := fmt.Sprintf("ovs-vsctl set port PORT tag=7 for %s and each endpoint's port, and trunks=0 for %s and %s",
-		cfg.TAP.Name, cfg.Uplink, cfg.Bridge)
+	remedy := fmt.Sprintf("ovs-vsctl set port PORT tag=7 for %s and each endpoint's port, and trunks=0 for %s",
+		cfg.TAP.Name, strings.Join(outsidePorts(cfg), " and "))
 	tag, err := d.get(ctx, "port", cfg.TAP.Name, "tag")
 	if err != nil || tag == "" {
 		if err == nil {
@@ -179,13 +202,16 @@ func (d database) checkTags(ctx context.Context, cfg *nodecfg.Config) underlay.F
 			return finding(what, "", err, remedy)
 		}
 	}
-	for _, port := range []string{cfg.Uplink, cfg.Bridge} {
+	for _, port := range outsidePorts(cfg) {
 		if err := d.apart(ctx, port, tag); err != nil {
 			return finding(what, "", err, remedy)
 		}
 	}
 	return finding(what, "workloads have tag "+tag, nil, "")
 }
+
+// outsidePorts are those of the workloads' bridge that lead to the provider's network and to the host.
+func outsidePorts(cfg *nodecfg.Config) []string { return []string{cfg.UplinkPort(), cfg.Bridge} }
 
 // apart tells whether port does not carry the VLAN tag.
 func (d database) apart(ctx context.Context, port, tag string) error {

@@ -51,7 +51,7 @@ func (n *node) putEndpoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n.want(list)
-	if err := n.attachThis(r.Context(), e); err != nil {
+	if err := errors.Join(n.yield(r.Context(), e), n.attachThis(r.Context(), e)); err != nil {
 		n.want(without(was, e.Name))
 		err = errors.Join(err, n.network.Detach(r.Context(), e.Name))
 		refuse(w, http.StatusServiceUnavailable, err)
@@ -83,6 +83,10 @@ func (n *node) deleteEndpoint(w http.ResponseWriter, r *http.Request) {
 	defer n.attaching.Unlock()
 	was := n.endpointsNow()
 	list := without(was, name)
+	if port, found := n.foundAt(name); found && len(list) == len(was) {
+		refuse(w, http.StatusConflict, fmt.Errorf("endpoint %q was found at port %s, and goes with it, or with external_ids:vias-ignore=true", name, port))
+		return
+	}
 	if len(list) == len(was) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("there is no endpoint %q", name))
 		return
@@ -100,6 +104,14 @@ func (n *node) deleteEndpoint(w http.ResponseWriter, r *http.Request) {
 	}
 	n.log.Info("endpoint detached", "endpoint", name)
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// foundAt is the port at which discovery found the endpoint of that name.
+func (n *node) foundAt(name string) (port string, found bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e, found := n.found[name]
+	return e.Port, found
 }
 
 // without is list less the endpoint of that name.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/overlay/membership"
@@ -22,7 +24,7 @@ func idCommand(_ context.Context, args []string, stdout, stderr io.Writer) error
 	if *path == "" {
 		return usageError{errors.New("id: -identity FILE is missing")}
 	}
-	identity, err := overlay.OpenIdentity(*path)
+	identity, err := openIdentity(*path)
 	if err != nil {
 		return err
 	}
@@ -39,4 +41,12 @@ func idCommand(_ context.Context, args []string, stdout, stderr io.Writer) error
 	}
 	_, err = fmt.Fprintf(stderr, "next: take this to the authority: node ca issue FILE (this node is %s)\n", identity.ID())
 	return err
+}
+
+// openIdentity reads an identity, and makes it and its folder if there is none.
+func openIdentity(path string) (*overlay.Identity, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	return overlay.OpenIdentity(path)
 }

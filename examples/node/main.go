@@ -10,30 +10,28 @@
 //	node id -identity FILE            print the peer ID, making the identity if need be
 //	node ca init|issue|revoke|...     say who is a member of the network: see node ca -h
 //
-// The least node.json, for the overlay only; 10.99.0.1 is this host, and it serves
-// NATS, over which nodes find each other, too:
+// A node.json of four lines joins a network; all else has a default:
 //
 //	{
 //	  "identity": "/var/lib/vias/identity.pem",
 //	  "network": "blue",
-//	  "signal": {"serve": "10.99.0.1:4222"},
-//	  "listen": "10.99.0.1:7400",
-//	  "tap": {"name": "vias0"},
-//	  "endpoints": [{"name": "c1", "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1"]}],
-//	  "peers": [{"id": "PEER-ID, as the other host's `node id` prints it", "name": "h2"}],
-//	  "policy": {},
-//	  "trust": {},
-//	  "status": "/run/vias/status.sock"
+//	  "signal": "nats://10.99.0.1:4222",
+//	  "membership": "/var/lib/vias/blue"
 //	}
 //
-// (the others' has "signal": {"nats": {"urls": ["nats://10.99.0.1:4222"]}}).
+// The identity is made at the first start. "signal" is the address of a rendezvous; a node without it is
+// one: it serves NATS at port 4222, in which it lets only those who may link to it. "membership" is
+// the folder that an authority made for this node (node ca, docs/membership.md). Instead there can be a
+// list of who may link, and is linked to:
 //
-// Instead of a list of who may link there can be an authority that says so:
+//	"peers": [{"id": "PEER-ID, as the other host's `node id` prints it", "name": "h2"}],
 //
-//	"membership": "/var/lib/vias/blue",
+// The TAP is vias0, the overlay's port any that is free, the status socket /run/vias/NETWORK.sock.
+// Workloads are attached while it runs (node attach), or are in the file:
 //
-// is the folder that it made for this node (docs/membership.md). "peers" then says whom
-// to link to, and need not name all. What it takes besides to bypass:
+//	"endpoints": [{"name": "c1", "mac": "02:77:00:00:00:01", "ips": ["10.77.0.1"]}],
+//
+// What it takes besides to bypass:
 //
 //	"bridge": "br0", "openflow": "unix:/run/openvswitch/br0.mgmt", "uplink": "eth0",
 //	"policy": {"default": "bypass", "rules": [{"port": 22, "action": "overlay"}]},

@@ -19,9 +19,12 @@ import (
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/bypass/ofpath"
 	"github.com/viasnet/vias/bypass/underlay"
+	"github.com/viasnet/vias/discover"
+	"github.com/viasnet/vias/dns"
 	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/ofctl"
 	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/overlay/icedtls"
 	"github.com/viasnet/vias/overlay/membership"
 	"github.com/viasnet/vias/overlay/natssignal/embedded"
 	"github.com/viasnet/vias/tap"
@@ -30,13 +33,19 @@ import (
 // node is a running node.
 type node struct {
 	cfg     *nodecfg.Config
+	id      overlay.PeerID
 	member  *membership.Member // nil = the peers are the allow-list
 	log     *slog.Logger
 	since   time.Time
 	network *vias.Network
-	ready   atomic.Bool // see nodeapi.Status
+	dns     *dns.Server // nil = names are answered nowhere
+	// discovery finds endpoints; nil = they are configured.
+	discovery *discover.Discoverer
+	ready     atomic.Bool // see nodeapi.Status
 	// datapath is the switch, once the Network has opened it; never with no bridge.
 	datapath atomic.Pointer[bypass.Datapath]
+
+	finishFrames bool // see nodeapi.Status
 
 	// server is the node's own NATS server, once it runs.
 	server atomic.Pointer[embedded.Server]
@@ -46,7 +55,8 @@ type node struct {
 	mu      sync.Mutex // guards what follows
 	policy  nodecfg.Policy
 	wanted  []nodecfg.Endpoint
-	ofports map[string]uint32 // of local endpoints, by name; 0 = not there
+	ofports map[string]uint32            // of local endpoints, by name; 0 = not there
+	found   map[string]discover.Endpoint // by discovery, by name
 }
 
 // runCommand runs a node until a signal or a failure.
@@ -78,7 +88,10 @@ func runCommand(ctx context.Context, args []string, _, stderr io.Writer) error {
 
 // serve is a node's life.
 func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err error) {
-	identity, err := overlay.OpenIdentity(cfg.Identity)
+	if err := findUnderlay(ctx, cfg); err != nil {
+		return err
+	}
+	identity, err := openIdentity(cfg.Identity)
 	if err != nil {
 		return err
 	}
@@ -87,46 +100,47 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 		return err
 	}
 	defer socket.Close() // and with it goes its path
-	n := &node{cfg: cfg, log: log, since: time.Now(), policy: cfg.Policy, wanted: cfg.Endpoints, ofports: map[string]uint32{}}
+	n, err := newNode(cfg, identity.ID(), log)
+	if err != nil {
+		return err
+	}
 	signalling, err := n.signal()
 	if err != nil {
 		return err
 	}
-	if cfg.Signal.Embedded() {
-		if _, err := n.serverConfig(); err != nil {
-			return err // now, and not while others wait
-		}
+	directory, err := n.directory()
+	if err != nil {
+		return err
 	}
-	joinTCP, joinUDP := takesSuperFrames(ctx, cfg)
 	config := vias.Config{
 		Name:      cfg.Network,
+		Directory: directory,
 		Identity:  identity,
 		Transport: n.transport(signalling),
-		Device:    tap.LinuxConfig{Name: cfg.TAP.Name, MTU: cfg.TAP.MTU, Join: joinTCP, JoinUDP: joinUDP}.Open,
+		Device:    n.device(ctx).Open,
 		OpenRate:  cfg.OpenRate,
 		Logger:    log,
 	}
-	if cfg.Membership != "" {
-		if n.member, err = openMember(cfg, identity.ID(), log); err != nil {
-			return err
-		}
+	if n.member != nil {
 		config.Admission = n.member
 	}
 	if cfg.Bridge != "" {
-		kernel, err := underlay.Open(underlay.Config{Device: cfg.UplinkAddrDevice, Uplink: cfg.Uplink, Logger: log})
+		kernel, err := n.bypass(&config)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, kernel.Close()) }()
-		if config.Bypass, err = n.side(kernel); err != nil {
-			return err
-		}
-		config.Policy = cfg.Policy.Func()
 	}
 	if n.network, err = vias.New(config); err != nil {
 		return err
 	}
+	if err := n.openDiscovery(); err != nil {
+		return err
+	}
 	if err := n.intend(ctx); err != nil {
+		return err
+	}
+	if err := n.openDNS(); err != nil {
 		return err
 	}
 	log.Info("node starts", "id", identity.ID().String(), "network", cfg.Network, "bridge", cfg.Bridge, "pid", os.Getpid())
@@ -135,6 +149,34 @@ func serve(ctx context.Context, cfg *nodecfg.Config, log *slog.Logger) (err erro
 	}
 	log.Info("node has ended")
 	return nil
+}
+
+// device is the TAP, as what is behind it takes frames.
+func (n *node) device(ctx context.Context) tap.LinuxConfig {
+	c := tap.LinuxConfig{Name: n.cfg.TAP.Name, MTU: n.cfg.TAP.MTU, Queues: n.cfg.TAP.Queues}
+	c.Join, c.JoinUDP = takesSuperFrames(ctx, n.cfg)
+	n.finishFrames = !c.Join // who takes no super-frames completes no checksum either
+	if n.cfg.Bridge == "" {  // so the TAP is this host's own interface
+		c.SuperFrame = icedtls.SuperFrame(n.cfg.TAP.MTU)
+	}
+	return c
+}
+
+// newNode reads the files that cfg names: what is wrong with them is said now, and not while others
+// wait.
+func newNode(cfg *nodecfg.Config, id overlay.PeerID, log *slog.Logger) (n *node, err error) {
+	n = &node{cfg: cfg, id: id, log: log, since: time.Now(), policy: cfg.Policy, wanted: cfg.Endpoints, ofports: map[string]uint32{}, found: map[string]discover.Endpoint{}}
+	if cfg.Membership != "" {
+		if n.member, err = openMember(cfg, id, log); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Signal.Embedded() {
+		if _, err := n.serverConfig(); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
 }
 
 // openMember reads who is a member.
@@ -146,13 +188,22 @@ func openMember(cfg *nodecfg.Config, self overlay.PeerID, log *slog.Logger) (*me
 	return membership.Open(c)
 }
 
+// bypass opens the host's half of the bypass and adds the rest to config.
+func (n *node) bypass(config *vias.Config) (*underlay.Underlay, error) {
+	kernel, err := underlay.Open(underlay.Config{Device: n.cfg.UplinkAddrDevice, Uplink: n.cfg.Uplink, Logger: n.log})
+	if err != nil {
+		return nil, err
+	}
+	if config.Bypass, err = n.side(kernel); err != nil {
+		return nil, errors.Join(err, kernel.Close())
+	}
+	config.Policy = n.cfg.Policy.Func()
+	return kernel, nil
+}
+
 // side is the bypass's half of this machine.
 func (n *node) side(kernel bypass.Underlay) (*bypass.Host, error) {
-	open := ofpath.Open(ofpath.Config{
-		Dial:   func(ctx context.Context) (ofctl.Switch, error) { return n.dialSwitch(ctx) },
-		Uplink: n.cfg.Uplink,
-		Logger: n.log,
-	})
+	open := ofpath.Open(n.pipeline())
 	return bypass.NewHost(bypass.HostConfig{
 		Datapath: func(ctx context.Context) (bypass.Datapath, error) {
 			d, err := open(ctx)
@@ -170,10 +221,29 @@ func (n *node) side(kernel bypass.Underlay) (*bypass.Host, error) {
 	})
 }
 
-// dialSwitch connects to the bridge's OpenFlow socket. It does not return a *Conn,
+// pipeline is how the bridges are programmed.
+func (n *node) pipeline() ofpath.Config {
+	p := n.cfg.Pipeline
+	c := ofpath.Config{
+		Dial:         func(ctx context.Context) (ofctl.Switch, error) { return n.dialSwitch(ctx, n.cfg.OpenFlow) },
+		Uplink:       n.cfg.UplinkPort(),
+		InboundTable: p.InboundTable, OutboundTable: p.OutboundTable, Priority: p.Priority, CookieTag: p.CookieTag,
+		GroupBase: p.GroupBase, MeterBase: p.MeterBase, Mark: uint64(p.Mark),
+		Logger: n.log,
+	}
+	if e := n.cfg.External; e != nil {
+		c.External = &ofpath.External{
+			Dial:   func(ctx context.Context) (ofctl.Switch, error) { return n.dialSwitch(ctx, e.OpenFlow) },
+			Uplink: n.cfg.Uplink, Patch: e.Patch, Mark: uint64(e.Mark),
+		}
+	}
+	return c
+}
+
+// dialSwitch connects to a bridge's OpenFlow socket. It does not return a *Conn,
 // which would be a Switch that is not nil when it failed.
-func (n *node) dialSwitch(ctx context.Context) (ofctl.Switch, error) {
-	c, err := ofctl.Dial(ctx, n.cfg.OpenFlow, ofctl.Config{Logger: n.log})
+func (n *node) dialSwitch(ctx context.Context, address string) (ofctl.Switch, error) {
+	c, err := ofctl.Dial(ctx, address, ofctl.Config{Logger: n.log})
 	if err != nil {
 		return nil, err
 	}
@@ -215,8 +285,12 @@ func (n *node) work(ctx context.Context, socket *statusSocket) error {
 	g.Go(func() error { n.logEvents(events); return nil })
 	g.Go(func() error { return n.serveStatus(rest, socket) })
 	g.Go(func() error { return n.attach(netctx) })
+	g.Go(func() error { return n.discover(netctx) })
 	if n.member != nil {
 		g.Go(func() error { n.member.Run(rest); return nil })
+	}
+	if n.dns != nil {
+		g.Go(func() error { <-rest.Done(); return n.dns.Close() })
 	}
 	if n.cfg.Signal.Serve.IsValid() {
 		g.Go(func() error { return n.rendezvous(rest) })

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/overlay"
@@ -24,17 +25,40 @@ func (n *node) signal() (overlay.SignalOpener, error) {
 	if s.TCP.IsValid() {
 		return sealed.Open(tcpsignal.Dial(s.TCP.String()), sealed.Config{Logger: n.log}), nil
 	}
-	c := natssignal.Config{Network: n.cfg.Network, Logger: n.log}
-	if s.NATS == nil {
-		c.InProcess = n // its own server, once it is there
-	} else {
-		c.Servers, c.Credentials, c.NKey = s.NATS.URLs, s.NATS.Credentials, s.NATS.NKey
-		var err error
-		if c.TLS, err = tlsConfig(s.TLS); err != nil {
-			return nil, err
-		}
+	c, err := n.natsConfig()
+	if err != nil {
+		return nil, err
 	}
 	return sealed.Open(natssignal.Open(c), sealed.Config{Logger: n.log}), nil
+}
+
+// directory is where endpoints are published and found: on NATS. Without it a node is linked to its
+// peers, and hears of their endpoints from them.
+func (n *node) directory() (overlay.DirectoryOpener, error) {
+	if n.cfg.Signal.TCP.IsValid() || n.cfg.NoDirectory {
+		return nil, nil
+	}
+	c, err := n.natsConfig()
+	if err != nil {
+		return nil, err
+	}
+	return natssignal.OpenDirectory(c), nil
+}
+
+// natsConfig is how the node reaches NATS: its own server, or others.
+func (n *node) natsConfig() (c natssignal.Config, err error) {
+	s := &n.cfg.Signal
+	c = natssignal.Config{Network: n.cfg.Network, Logger: n.log}
+	if n.member != nil {
+		c.Credential = n.member.Certificates
+	}
+	if s.NATS == nil {
+		c.InProcess = n // its own server, once it is there
+		return c, nil
+	}
+	c.Servers, c.Credentials, c.NKey = s.NATS.URLs, s.NATS.Credentials, s.NATS.NKey
+	c.TLS, err = tlsConfig(s.TLS)
+	return c, err
 }
 
 // InProcessConn is a connection to the node's own server. It implements what
@@ -77,6 +101,9 @@ func tlsConfig(t *nodecfg.TLS) (*tls.Config, error) {
 func (n *node) serverConfig() (embedded.Config, error) {
 	s := &n.cfg.Signal
 	c := embedded.Config{Listen: s.Serve, Store: s.Store, Logger: n.log}
+	if !s.Anybody {
+		c.Admit = n.admitClient
+	}
 	var err error
 	if c.TLS, err = tlsConfig(s.TLS); err != nil || s.Cluster == nil {
 		return c, err
@@ -90,6 +117,19 @@ func (n *node) serverConfig() (embedded.Config, error) {
 	}
 	c.Cluster = &embedded.Cluster{Listen: s.Cluster.Listen, Routes: s.Cluster.Routes, Secret: string(secret)}
 	return c, nil
+}
+
+// admitClient is the network's rule at the door of our own server: who may link to us may use it.
+func (n *node) admitClient(peer overlay.PeerID, credential []byte) error {
+	switch {
+	case peer == n.id:
+		return nil
+	case n.member != nil:
+		return n.member.Admit(peer, credential)
+	case slices.ContainsFunc(n.cfg.Peers, func(p nodecfg.Peer) bool { return p.ID == peer }):
+		return nil
+	}
+	return overlay.ErrNotAdmitted
 }
 
 // rendezvous serves the other nodes, as soon as its address is there and free.

@@ -38,9 +38,10 @@ func TestIntegrationSignalNATS(t *testing.T) {
 		require.NoError(t, err)
 		ids[name] = id.ID()
 	}
-	const server, client = `{"serve": "127.0.0.1:4222"}`, `{"nats": {"urls": ["nats://127.0.0.1:4222"]}}`
+	const server, client = `{"serve": "127.0.0.1:4222", "anybody": true}`, `{"nats": {"urls": ["nats://127.0.0.1:4222"]}}`
 	configs := map[string]string{
-		"server": writeConfig(t, signalNode(dir, "c", server, overlaytest.NewIdentity(t).ID())), // a node that only serves them
+		// A node that only serves them: for anybody, since they are not its peers.
+		"server": writeConfig(t, signalNode(dir, "c", server, overlaytest.NewIdentity(t).ID())),
 		"a":      writeConfig(t, signalNode(dir, "a", client, ids["b"])),
 		"b":      writeConfig(t, signalNode(dir, "b", client, ids["a"])),
 	}

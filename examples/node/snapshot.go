@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/viasnet/vias"
 	"github.com/viasnet/vias/bypass"
 	"github.com/viasnet/vias/internal/nodeapi"
+	"github.com/viasnet/vias/overlay"
 )
 
 // snapshot is the node's status now.
@@ -21,12 +23,16 @@ func (n *node) snapshot(ctx context.Context) nodeapi.Status {
 	policy := n.policy
 	n.mu.Unlock()
 	return nodeapi.Status{
-		ID:        n.network.ID(),
-		Network:   n.cfg.Network,
-		PID:       os.Getpid(),
-		Since:     n.since,
-		Ready:     n.ready.Load(),
-		MTU:       n.network.MTU(),
+		ID:      n.network.ID(),
+		Network: n.cfg.Network,
+		PID:     os.Getpid(),
+		Since:   n.since,
+		Ready:   n.ready.Load(),
+		MTU:     n.network.MTU(),
+		Bridge:  n.cfg.Bridge,
+
+		FinishFrames: n.finishFrames,
+
 		Endpoints: n.endpoints(peers),
 		Peers:     n.peers(peers),
 		Flows:     n.flows(ctx),
@@ -34,7 +40,34 @@ func (n *node) snapshot(ctx context.Context) nodeapi.Status {
 		Stats:     n.stats(peers),
 
 		Membership: n.membership(),
+		Directory:  n.directoryStatus(),
+		DNS:        n.dnsAddr(),
+		Discovery:  n.discoveryStatus(),
 	}
+}
+
+// directoryStatus is how it is with the directory, if there is one.
+func (n *node) directoryStatus() *nodeapi.Directory {
+	s := n.network.Directory()
+	if s.Since.IsZero() {
+		return nil
+	}
+	d := &nodeapi.Directory{Since: s.Since, Published: s.Published, Searches: s.Searches}
+	if s.Err != nil {
+		d.Reason = s.Err.Error()
+	}
+	for _, c := range s.Conflicts {
+		d.Conflicts = append(d.Conflicts, nodeapi.Conflict{Claimer: n.whose(c.Claimer), Holder: n.whose(c.Holder), MAC: c.MAC, IP: c.IP})
+	}
+	return d
+}
+
+// whose is a node's ID; zero is this one.
+func (n *node) whose(id overlay.PeerID) overlay.PeerID {
+	if id.IsZero() {
+		return n.network.ID()
+	}
+	return id
 }
 
 // membership is ours, if an authority says who is a member.
@@ -50,12 +83,16 @@ func (n *node) endpoints(peers []vias.PeerStatus) []nodeapi.Endpoint {
 	list := []nodeapi.Endpoint{}
 	n.mu.Lock()
 	for _, e := range n.wanted {
-		list = append(list, nodeapi.Endpoint{Name: e.Name, MAC: e.MAC, IPs: e.IPs, Ofport: n.ofports[e.Name]})
+		list = append(list, nodeapi.Endpoint{Name: e.Name, MAC: e.MAC, IPs: e.IPs, Tag: e.Tag, Ofport: n.ofports[e.Name], Known: nodeapi.Configured})
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.found)) {
+		e := n.found[name]
+		list = append(list, nodeapi.Endpoint{Name: name, MAC: e.MAC, IPs: e.IPs, Tag: e.Tag, Ofport: e.Ofport, Known: string(e.Known)})
 	}
 	n.mu.Unlock()
 	for _, p := range peers {
 		for _, e := range p.Endpoints {
-			list = append(list, nodeapi.Endpoint{MAC: e.MAC, IPs: e.IPs, Peer: p.ID})
+			list = append(list, nodeapi.Endpoint{MAC: e.MAC, IPs: e.IPs, Tag: e.Tag, Peer: p.ID})
 		}
 	}
 	return list
@@ -70,6 +107,7 @@ func (n *node) peers(peers []vias.PeerStatus) []nodeapi.Peer {
 			s.State = nodeapi.PeerUp
 			s.Path = fmt.Sprintf("%v %v > %v", p.Path.Kind, p.Path.Local, p.Path.Remote)
 			s.RTTMicros, s.MTU = p.Path.RTT.Microseconds(), p.Path.MTU
+			s.Link = link(p)
 		case p.Err != nil:
 			s.State, s.Reason = nodeapi.PeerDown, oneLine(p.Err)
 		default:
@@ -78,6 +116,16 @@ func (n *node) peers(peers []vias.PeerStatus) []nodeapi.Peer {
 		list = append(list, s)
 	}
 	return list
+}
+
+func link(p vias.PeerStatus) *nodeapi.Link {
+	s := p.Link
+	return &nodeapi.Link{
+		Kind: p.Path.Kind.String(), Local: p.Path.Local, Remote: p.Path.Remote, Epoch: s.Epoch, Paths: s.Paths,
+		MTU: p.Path.MTU, Shrunk: s.Shrunk,
+		OutDatagrams: s.Sent.Datagrams, OutBytes: s.Sent.Bytes, InDatagrams: s.Received.Datagrams, InBytes: s.Received.Bytes,
+		Drops: nodeapi.Drops(s.Drops),
+	}
 }
 
 // way is how a bypassed flow looks on the underlay.
@@ -141,6 +189,7 @@ func (n *node) stats(peers []vias.PeerStatus) nodeapi.Stats {
 		Refused: s.Transport.Refused + s.Transport.WrongKey,
 		Dropped: s.Drops.Total() + s.Transport.Dropped + s.Device.ReadDropped + s.Device.WriteDropped,
 	}
+	r.TransportDrops = nodeapi.Drops(s.Transport.Drops)
 	for _, p := range peers { // a frame is a datagram; a new link counts from 0
 		r.LinkOutDatagrams += p.Sent.Frames
 		r.LinkInDatagrams += p.Received.Frames

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -26,6 +27,9 @@ type statusSocket struct{ net.Listener }
 func listenStatus(path string) (*statusSocket, error) {
 	switch st, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, fmt.Errorf("status socket: %w", err)
+		}
 	case err != nil:
 		return nil, fmt.Errorf("status socket: %w", err)
 	case st.Mode()&fs.ModeSocket == 0:

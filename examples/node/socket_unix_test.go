@@ -113,7 +113,7 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, n.network.ID(), s.ID)
 	require.True(t, s.Ready)
 	require.Equal(t, os.Getpid(), s.PID)
-	require.Equal(t, []nodeapi.Endpoint{{Name: "c1", Ofport: 3, MAC: tap.MAC{2, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}, s.Endpoints)
+	require.Equal(t, []nodeapi.Endpoint{{Name: "c1", Ofport: 3, MAC: tap.MAC{2, 1}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Known: nodeapi.Configured}}, s.Endpoints)
 	require.Len(t, s.Peers, 1, "itself is no peer")
 	require.Equal(t, "seven", s.Peers[0].Name)
 	require.NotEqual(t, nodeapi.PeerUp, s.Peers[0].State)

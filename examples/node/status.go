@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -38,6 +41,24 @@ func statusCommand(ctx context.Context, args []string, stdout, stderr io.Writer)
 	return printStatus(stdout, s)
 }
 
+func printDirectory(w io.Writer, d *nodeapi.Directory) {
+	if d == nil {
+		return
+	}
+	if d.Reason != "" {
+		fmt.Fprintf(w, "directory: no answer since %s (links go on): %s\n", d.Since.Format(time.DateTime), d.Reason)
+	} else {
+		fmt.Fprintf(w, "directory: has %d of our endpoints, %d addresses are being looked for\n", d.Published, d.Searches)
+	}
+	for _, c := range d.Conflicts {
+		what := c.MAC.String()
+		if c.IP.IsValid() {
+			what = c.IP.String()
+		}
+		fmt.Fprintf(w, "mind: %s is claimed by %s, too; %s came first and has it\n", what, c.Claimer, c.Holder)
+	}
+}
+
 func printStatus(out io.Writer, s *nodeapi.Status) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	state := "ready"
@@ -53,6 +74,10 @@ func printStatus(out io.Writer, s *nodeapi.Status) error {
 			fmt.Fprintf(w, "mind: %s\n", text)
 		}
 	}
+	printDirectory(w, s.Directory)
+	if s.DNS.IsValid() {
+		fmt.Fprintf(w, "names: NAME.%s. at %v\n", s.Network, s.DNS)
+	}
 	fmt.Fprintln(w, "\nPEER\tSTATE\tRTT\tPATH")
 	for _, p := range s.Peers {
 		rtt := "-"
@@ -61,14 +86,16 @@ func printStatus(out io.Writer, s *nodeapi.Status) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.State, rtt, cmp.Or(p.Path, p.Reason))
 	}
-	fmt.Fprintln(w, "\nENDPOINT\tMAC\tIPS\tOFPORT")
+	printLinks(w, s.Peers)
+	fmt.Fprintln(w, "\nENDPOINT\tMAC\tIPS\tOFPORT\tKNOWN")
 	for _, e := range s.Endpoints {
-		name, ofport := e.Name, fmt.Sprint(e.Ofport)
+		name, ofport, known := e.Name, fmt.Sprint(e.Ofport), e.Known
 		if !e.Peer.IsZero() {
-			name, ofport = "of "+e.Peer.Short(), "-"
+			name, ofport, known = "of "+e.Peer.Short(), "-", "announced"
 		}
-		fmt.Fprintf(w, "%s\t%v\t%v\t%s\n", name, e.MAC, e.IPs, ofport)
+		fmt.Fprintf(w, "%s\t%v\t%v\t%s\t%s\n", name, e.MAC, e.IPs, ofport, known)
 	}
+	printDiscovery(w, s.Discovery)
 	fmt.Fprintln(w, "\nFLOW\tSTATE\tSINCE\tOVERLAY\tRULES\tWHY")
 	for _, f := range s.Flows {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d B\t%d B\t%s\n", f.Flow, f.State, f.Since.Format(time.TimeOnly), f.OverlayBytes, f.RuleBytes, why(f))
@@ -76,7 +103,45 @@ func printStatus(out io.Writer, s *nodeapi.Status) error {
 	t := s.Stats
 	fmt.Fprintf(w, "\ndevice: %d frames out, %d in; links: %d out, %d in; refused peers %d, dropped %d\n",
 		t.DeviceOutFrames, t.DeviceInFrames, t.LinkOutDatagrams, t.LinkInDatagrams, t.Refused, t.Dropped)
+	if d := words(t.TransportDrops); d != "" {
+		fmt.Fprintln(w, "datagrams dropped:", d)
+	}
 	return w.Flush()
+}
+
+// printDiscovery prints what discovery makes of the bridge's ports.
+func printDiscovery(w io.Writer, d *nodeapi.Discovery) {
+	if d == nil {
+		return
+	}
+	if !d.Found {
+		fmt.Fprintln(w, "\ndiscovery: the bridge is not in the database, or the database is away")
+		return
+	}
+	fmt.Fprintln(w, "\nPORT\tENDPOINT\tREFUSED\tFULL\tWHY")
+	for _, p := range d.Ports {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", p.Port, cmp.Or(p.Endpoint, "-"), p.Refused, p.Full, p.Reason)
+	}
+}
+
+// printLinks prints what the links count.
+func printLinks(w io.Writer, peers []nodeapi.Peer) {
+	fmt.Fprintln(w, "\nLINK\tMTU\tEPOCH\tPATHS\tOUT\tIN\tDROPPED")
+	for _, p := range peers {
+		if l := p.Link; l != nil {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d (%d B)\t%d (%d B)\t%s\n", p.Name, p.MTU, l.Epoch, l.Paths,
+				l.OutDatagrams, l.OutBytes, l.InDatagrams, l.InBytes, cmp.Or(words(l.Drops), "-"))
+		}
+	}
+}
+
+// words lists counters by name.
+func words(counters map[string]uint64) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(counters)) {
+		list = append(list, fmt.Sprintf("%s %d", name, counters[name]))
+	}
+	return strings.Join(list, ", ")
 }
 
 // why is the ports of a bypassed flow, or what keeps a flow from being bypassed, what

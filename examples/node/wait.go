@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"time"
 
+	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/overlay/icedtls"
 )
@@ -49,6 +51,7 @@ func (n *node) transport(signal overlay.SignalOpener) overlay.Opener {
 		Signal:          signal,
 		Listen:          listen,
 		STUN:            n.cfg.STUN,
+		Relays:          relays(n.cfg),
 		DTLSOnly:        n.cfg.DTLSOnly,
 		IncludeLoopback: listen.Addr().IsLoopback(),
 		// A path through the overlay's own device would be a loop.
@@ -71,4 +74,21 @@ func (n *node) transport(signal overlay.SignalOpener) overlay.Opener {
 			}
 		}
 	}
+}
+
+// defaultLasting is how long credentials of a shared secret are good.
+const defaultLasting = time.Hour
+
+// relays are the configuration's in the library's form.
+func relays(cfg *nodecfg.Config) []icedtls.Relay {
+	var list []icedtls.Relay
+	for _, r := range cfg.Relays {
+		x := icedtls.Relay{URL: r.URL, Username: r.Username, Password: r.Password}
+		if r.Secret != "" {
+			lasting := cmp.Or(time.Duration(r.Lasting), defaultLasting)
+			x.Credentials = icedtls.TimedCredentials(r.Secret, cmp.Or(r.Username, "vias"), lasting)
+		}
+		list = append(list, x)
+	}
+	return list
 }

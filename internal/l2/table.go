@@ -39,6 +39,7 @@ type Table struct {
 	peers     map[overlay.PeerID]*claims
 	arrivals  uint64
 	refused   map[Conflict]struct{}
+	held      map[address]overlay.PeerID
 	learnTime time.Time // when learnLeft was filled up last
 	learnLeft int
 }
@@ -59,6 +60,7 @@ func New() *Table {
 		detached: map[tap.MAC]time.Time{},
 		peers:    map[overlay.PeerID]*claims{},
 		refused:  map[Conflict]struct{}{},
+		held:     map[address]overlay.PeerID{},
 	}
 	t.view.Store(&View{})
 	return t
@@ -331,14 +333,14 @@ type builder struct {
 func (b *builder) addPeer(p overlay.PeerID, c *claims) {
 	for _, m := range slices.SortedFunc(maps.Keys(c.list), func(x, y tap.MAC) int { return slices.Compare(x[:], y[:]) }) {
 		e := c.list[m]
-		if h := b.holder(b.next.macs[m], b.old.macs[m], p, netip.Addr{}); h != nil {
+		if h := b.holder(b.next.macs[m], b.old.macs[m], p, address{mac: m}); h != nil {
 			b.refused[Conflict{MAC: m, Holder: h.Peer, Claimer: p}] = struct{}{}
 			continue
 		}
 		s := &Station{Endpoint: e, Peer: p, restricted: len(e.IPs) > 0}
 		s.IPs = make([]netip.Addr, 0, len(e.IPs))
 		for _, ip := range e.IPs {
-			if h := b.holder(b.next.ips[ip], b.old.ips[ip], p, ip); h != nil {
+			if h := b.holder(b.next.ips[ip], b.old.ips[ip], p, address{ip: ip}); h != nil {
 				b.refused[Conflict{MAC: m, IP: ip, Holder: h.Peer, Claimer: p}] = struct{}{}
 				continue
 			}
@@ -355,10 +357,16 @@ func (b *builder) addPeer(p overlay.PeerID, c *claims) {
 }
 
 // holder is who keeps p from having an address: whoever has it in the new view, or
-// had it in the old one, is linked and still claims it.
-func (b *builder) holder(now, before *Station, p overlay.PeerID, ip netip.Addr) *Station {
+// had it in the old one, is linked and still claims it; or who SetHolder said it is.
+func (b *builder) holder(now, before *Station, p overlay.PeerID, a address) *Station {
 	if now != nil {
 		return now
+	}
+	if h, ok := b.table.held[a]; ok {
+		if h == p {
+			return nil
+		}
+		return &Station{Peer: h}
 	}
 	if before == nil || before.Local() || before.Peer == p {
 		return nil
@@ -371,7 +379,7 @@ func (b *builder) holder(now, before *Station, p overlay.PeerID, ip netip.Addr) 
 		return nil // it lost the MAC, and its IPs with it
 	}
 	e, ok := c.list[before.MAC]
-	if !ok || ip.IsValid() && !slices.Contains(e.IPs, ip) {
+	if !ok || a.ip.IsValid() && !slices.Contains(e.IPs, a.ip) {
 		return nil
 	}
 	return before

@@ -38,7 +38,7 @@ func (l *Lab) countRules(ctx context.Context, outbound, inbound func(dumped) boo
 		rules *map[string]uint64
 		tap   *tapCount
 	}{{outbound, &c.sender, &c.tapSender}, {inbound, &c.receiver, &c.tapReceiver}} {
-		text, err := l.ovs[i].Ofctl(ctx, "dump-flows", bridge)
+		text, err := l.ovs[i].Ofctl(ctx, "dump-flows", l.workloads())
 		if err != nil {
 			return c, err
 		}
@@ -83,10 +83,10 @@ func (l *Lab) tapCounters(ctx context.Context, host int) (t tapCount, err error)
 	return tapCount{s.RX.Packets + s.TX.Packets, s.RX.Bytes + s.TX.Bytes}, nil
 }
 
-// nativeOn lets the two workloads talk as on one wire, by flows of the lab's own
+// NativeOn lets the first containers of the first two hosts talk as on one wire, by flows of the lab's own
 // above all others: on each switch two for frames, two for ARP and two for IPv6's neighbour
 // solicitations, which are multicast.
-func (l *Lab) nativeOn(ctx context.Context) error {
+func (l *Lab) NativeOn(ctx context.Context) error {
 	for i, h := range l.hosts[:2] {
 		local, remote := h.Containers[0], l.hosts[1-i].Containers[0]
 		flow := fmt.Sprintf("cookie=%#x,table=0,priority=60000,", uint64(labCookie))
@@ -99,15 +99,15 @@ func (l *Lab) nativeOn(ctx context.Context) error {
 			fmt.Sprintf("in_port=%d,icmp6,icmp_type=135,nd_target=%s,actions=output:%d", ofportUplink, local.Addr6, local.Ofport),
 		} {
 			if _, err := l.ovs[i].Ofctl(ctx, "add-flow", bridge, flow+f); err != nil {
-				return errors.Join(err, l.nativeOff(context.WithoutCancel(ctx)))
+				return errors.Join(err, l.NativeOff(context.WithoutCancel(ctx)))
 			}
 		}
 	}
 	return nil
 }
 
-// nativeOff removes them, and nobody else's.
-func (l *Lab) nativeOff(ctx context.Context) error {
+// NativeOff removes the flows of NativeOn, and nobody else's.
+func (l *Lab) NativeOff(ctx context.Context) error {
 	var errs []error
 	for _, o := range l.ovs[:2] {
 		_, err := o.Ofctl(ctx, "del-flows", bridge, fmt.Sprintf("cookie=%#x/-1", uint64(labCookie)))

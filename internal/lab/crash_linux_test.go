@@ -88,11 +88,16 @@ func since(at time.Time) time.Duration { return time.Since(at).Round(time.Millis
 // linked waits until both nodes have their link, and tells when that was.
 func (x *trial) linked() time.Time {
 	x.t.Helper()
-	x.await(20*time.Second, "the nodes are linked", func() bool {
-		return x.notLinked(x.t.Context(), x.hosts[0]) == "" && x.notLinked(x.t.Context(), x.hosts[1]) == ""
-	})
+	x.awaitLinked()
 	x.t.Logf("the nodes are linked %v after it happened", since(x.at))
 	return time.Now()
+}
+
+func (s *system) awaitLinked() {
+	s.t.Helper()
+	s.await(20*time.Second, "the nodes are linked", func() bool {
+		return s.notLinked(s.t.Context(), s.hosts[0]) == "" && s.notLinked(s.t.Context(), s.hosts[1]) == ""
+	})
 }
 
 // undisturbed: since it happened the stream has not stood still.
@@ -137,11 +142,13 @@ func crashes(t *testing.T) *system {
 	return s
 }
 
-// again starts the node of a host anew, in order, with another configuration.
+// again starts the node of a host anew, in order, with another configuration, and waits for its link:
+// guests give an address up that nobody answers for in three seconds.
 func (s *system) again(host int, edit func(*nodecfg.Config)) {
 	s.t.Helper()
 	require.NoError(s.t, s.stop(s.nodes[host-1]))
 	require.NoError(s.t, s.restartNode(host, edit))
+	s.awaitLinked()
 }
 
 // A killed node's rules carry the stream until the living node misses the answers to
@@ -196,6 +203,25 @@ func TestIntegrationCrashNode(t *testing.T) {
 		y.ends()
 		x.comesBack(can)
 	})
+}
+
+// A node that ends in order right after its peer was killed: the dead peer's switch goes on
+// sending by its rules until their lease is over, and nobody may answer that with a reset.
+func TestIntegrationCrashThenLeave(t *testing.T) {
+	s := crashes(t)
+	x := s.try()
+	x.happens(func() error { return x.killNode(2) })
+	require.NoError(t, x.stop(x.nodes[0]))
+	t.Logf("the other node ended in order %v after that", since(x.at))
+	has, err := x.hasRules(t.Context(), 1)
+	require.NoError(t, err)
+	require.True(t, has, "a guard against what the dead peer's switch sends")
+	require.NoError(t, x.restartNode(1, nil), "whose next run does not take it away")
+	// The dead peer's outbound gate has run out: two fifths of a lease.
+	require.NoError(t, pause(t.Context(), time.Until(x.at.Add(14*time.Second))))
+	require.NoError(t, x.stream.broken())
+	require.NoError(t, x.restartNode(2, nil))
+	x.comesBack(x.linked())
 }
 
 func TestIntegrationCrashSwitch(t *testing.T) {

@@ -54,10 +54,11 @@ func (l *Lab) stall(ctx context.Context, host int, d time.Duration) error {
 // unplug takes the provider's end of a host's uplink down for a while.
 func (l *Lab) unplug(ctx context.Context, host int, d time.Duration) error {
 	plug := fmt.Sprintf("link set h%d ", host)
-	if err := l.ip(ctx, l.cfg.site(host).namespace, plug+"down"); err != nil {
+	at := l.hosts[host-1].Provider
+	if err := l.ip(ctx, at, plug+"down"); err != nil {
 		return err
 	}
-	return errors.Join(pause(ctx, d), l.ip(context.WithoutCancel(ctx), l.cfg.site(host).namespace, plug+"up"))
+	return errors.Join(pause(ctx, d), l.ip(context.WithoutCancel(ctx), at, plug+"up"))
 }
 
 // cutTable holds what the provider's network refuses.
@@ -130,9 +131,32 @@ func (l *Lab) bypassedSince(ctx context.Context, s *stream, after time.Time) (at
 
 // hasRules tells whether a host's switch holds anything but its own NORMAL flow.
 func (l *Lab) hasRules(ctx context.Context, host int) (bool, error) {
-	text, err := l.OVS(host).Ofctl(ctx, "dump-flows", bridge)
+	text, err := l.OVS(host).Ofctl(ctx, "dump-flows", l.workloads())
 	if err != nil {
 		return false, err
 	}
 	return slices.ContainsFunc(parseFlows(text), func(f dumped) bool { return f.cookie != 0 }), nil
 }
+
+// noRules: a host's switch holds nothing of a node that has ended. Where it said that a peer
+// did not answer in time, its guard may be there for a lease.
+func (l *Lab) noRules(ctx context.Context, host int) error {
+	wait := time.Nanosecond
+	if strings.Contains(logTail(l.hosts[host-1].Log()), "not all taken down") {
+		wait = guardLease
+	}
+	limit, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	err := poll(limit, 200*time.Millisecond, func() (bool, error) {
+		has, err := l.hasRules(ctx, host)
+		return !has, err
+	})
+	if err != nil {
+		text, _ := l.OVS(host).Ofctl(ctx, "dump-flows", l.workloads())
+		return fmt.Errorf("rules are left in the switch: %w: %s", err, text)
+	}
+	return nil
+}
+
+// guardLease is longer than a lease of the nodes.
+const guardLease = 40 * time.Second

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Describe tells how to enter each namespace and where everything of it is.
@@ -11,6 +12,9 @@ func (l *Lab) Describe(out io.Writer) {
 	for i := range l.cfg.Sites {
 		s := l.cfg.siteNr(i)
 		fmt.Fprintf(out, "provider network %s, router %s: ip netns exec %s bash\n", s.Prefix, s.gateway(), s.namespace)
+	}
+	for nr := 1; nr <= l.cfg.Machines; nr++ {
+		fmt.Fprintf(out, "machine %d, %s, bridge %s: ip netns exec %s bash\n", nr, l.cfg.machineAddr(nr), machineBridge, l.cfg.machine(nr))
 	}
 	for _, h := range l.hosts {
 		fmt.Fprintf(out, "host %d, %s: ip netns exec %s bash\n", h.Index, h.Addr, h.Namespace)
@@ -24,6 +28,9 @@ func (l *Lab) Describe(out io.Writer) {
 			h.OVSDir, h.OVSDir, l.OVS(h.Index).Mgmt(bridge))
 		for _, c := range h.Containers {
 			fmt.Fprintf(out, "  container %s, %s, port %s (ofport %d): ip netns exec %s bash\n", c.Name, c.Addr, c.Port, c.Ofport, c.Namespace)
+			if c.LXC {
+				fmt.Fprintf(out, "    by LXC: %s\n", strings.Join(l.attachArgs(h, c), " "))
+			}
 		}
 	}
 }

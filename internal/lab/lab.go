@@ -27,8 +27,18 @@ type Config struct {
 	// Sites are the links that the provider's network consists of; hosts are dealt out
 	// to them in turn. nil = one, 10.99.0.0/24.
 	Sites []Site
+	// Machines, if not 0, makes the hosts virtual machines of so many physical ones: they are
+	// dealt out to these in turn, and a bridge in each joins its own and the provider's link.
+	// One site only.
+	Machines int
+	// LXC gives each host one container more, run by LXC as a system container. See LXCWorks.
+	LXC bool
 	// Datapath of all switches; "" = DatapathTSO.
 	Datapath Datapath
+	// Layout is that of all hosts' bridges; "" = LayoutOne.
+	Layout Layout
+	// Found says how nodes come by their endpoints and their uplink; "" = ByConfig.
+	Found Found
 	// MTU of the containers, in bytes at layer 3, up to the provider's or 1500; 0 = 1400,
 	// or the provider's if that is less.
 	MTU int
@@ -36,11 +46,49 @@ type Config struct {
 	UnderlayMTU int
 	// MaxRTT is the longest round trip of a path that nodes prove; 0 = 50 ms.
 	MaxRTT time.Duration
+	// Beside keeps the overlay's datagrams out of the switches: docs/datapaths.md says why, and
+	// what hosts have for it. It needs a datapath in user space.
+	Beside bool
+	// Far puts the second host far away; zero = as near as the others.
+	Far Far
 	// Root holds the directory of each lab; "" = /run/vias-lab.
 	Root string
 	// Logger tells each step; nil = silent.
 	Logger *slog.Logger
 }
+
+// Far is what a long way does to packets, in either direction.
+type Far struct {
+	Delay time.Duration // half of what it adds to a round trip
+	Loss  float64       // the share that it loses, packet by packet
+}
+
+// Found is how nodes come by what is local to their host.
+type Found string
+
+// Ways.
+const (
+	// ByConfig: each node's configuration names its endpoints and its uplink.
+	ByConfig Found = "config"
+	// ByIDs: no configuration names any; external_ids have the workloads' addresses, as
+	// OVN-Kubernetes writes them.
+	ByIDs Found = "ids"
+	// ByLearning: nor do they; the workloads' own frames tell.
+	ByLearning Found = "learning"
+)
+
+// Layout is which bridges a host has, and who programs them: docs/pipeline.md.
+type Layout string
+
+// Layouts.
+const (
+	// LayoutOne is the paper's: one bridge, with NORMAL for what is not bypassed.
+	LayoutOne Layout = "one"
+	// LayoutPatched has workloads on a bridge of their own, joined with the uplink's by patch ports.
+	LayoutPatched Layout = "patched"
+	// LayoutForeign is one bridge with a pipeline of somebody else's.
+	LayoutForeign Layout = "foreign"
+)
 
 // Datapath is how the switches forward, and what of it their ports' devices do.
 type Datapath string
@@ -159,7 +207,7 @@ func (c Config) normal() (Config, error) {
 		return c, fmt.Errorf("%w: prefix %q: want lower-case letters, digits and dashes", ErrLab, c.Prefix)
 	case c.Hosts < 2 || c.Hosts > maxHosts:
 		return c, fmt.Errorf("%w: %d hosts: want 2 to %d", ErrLab, c.Hosts, maxHosts)
-	case c.Containers < 1 || c.Hosts*c.Containers > maxWorkloads:
+	case c.Containers < 1 || c.Hosts*c.workloads() > maxWorkloads:
 		return c, fmt.Errorf("%w: %d containers on each of %d hosts: want 1 or more, and %d at most in all", ErrLab, c.Containers, c.Hosts, maxWorkloads)
 	case !slices.Contains(append(Datapaths(), DatapathSystem), c.Datapath):
 		return c, fmt.Errorf("%w: datapath %q: want %s, %s, %s or %s", ErrLab, c.Datapath, DatapathTSO, DatapathPlain, DatapathAFXDP, DatapathSystem)
@@ -169,8 +217,15 @@ func (c Config) normal() (Config, error) {
 		return c, fmt.Errorf("%w: containers' MTU %d: want %d to %d", ErrLab, c.MTU, minMTU, c.mostMTU())
 	case c.Datapath == DatapathAFXDP && max(c.MTU, c.UnderlayMTU) > maxAFXDP:
 		return c, fmt.Errorf("%w: MTU %d: AF_XDP takes %d at most", ErrLab, max(c.MTU, c.UnderlayMTU), maxAFXDP)
+	case c.Beside && !c.Datapath.isUser():
+		return c, fmt.Errorf("%w: datapath %q takes the uplink's frames from the host: nothing goes beside it", ErrLab, c.Datapath)
+	case c.Far.Delay < 0 || c.Far.Loss < 0 || c.Far.Loss >= 1:
+		return c, fmt.Errorf("%w: far away is %+v: want a delay, and a share of packets below 1", ErrLab, c.Far)
 	case !filepath.IsAbs(c.Root):
 		return c, fmt.Errorf("%w: root %q is not absolute", ErrLab, c.Root)
+	}
+	if c.Machines < 0 || c.Machines > c.Hosts || c.Machines > 0 && (len(c.Sites) > 1 || c.Far != (Far{})) {
+		return c, fmt.Errorf("%w: %d machines for %d hosts on %d sites: want no more than hosts, one site, and nobody far away", ErrLab, c.Machines, c.Hosts, len(c.Sites))
 	}
 	return c, c.checkSites()
 }
@@ -190,6 +245,7 @@ type Host struct {
 	Addr6     netip.Addr // on the provider's network too; a unique local one
 	MAC       tap.MAC    // of uplink and bridge alike
 	Provider  string     // the namespace that has the other end of its uplink
+	Machine   int        // that it is a virtual machine of, from 1; 0 = none
 	Dir       string     // its files
 	OVSDir    string     // Open vSwitch's run directory
 	// Containers are its workloads.
@@ -205,6 +261,7 @@ type Container struct {
 	Addr      netip.Addr
 	Addr6     netip.Addr // a unique local one
 	MAC       tap.MAC
+	LXC       bool // a system container; Namespace is the name of its network namespace
 }
 
 // addr is the address in the kind's family.
@@ -256,7 +313,11 @@ func (c Config) plan() []*Host {
 			Dir:       dir,
 			OVSDir:    filepath.Join(dir, "ovs"),
 		}
-		for k := 1; k <= c.Containers; k++ {
+		if c.Machines > 0 {
+			h.Machine = i%c.Machines + 1
+			h.Provider = c.machine(h.Machine)
+		}
+		for k := 1; k <= c.workloads(); k++ {
 			n++
 			name := fmt.Sprintf("h%dc%d", nr, k)
 			h.Containers = append(h.Containers, Container{
@@ -267,6 +328,7 @@ func (c Config) plan() []*Host {
 				Addr:      netip.AddrFrom4([4]byte{10, 77, 0, n}),
 				Addr6:     nth(guests6(), n),
 				MAC:       tap.MAC{0x02, 0x77, 0, 0, byte(nr), byte(k)},
+				LXC:       k > c.Containers,
 			})
 		}
 		hosts[i] = h

@@ -40,6 +40,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if at := os.Getenv(turnEnv); at != "" {
+		if err := turnServer(at); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if root := os.Getenv("VIAS_TEST_LAB_ROOT"); root != "" {
 		cfg := testConfigAt(root)
 		cfg.Datapath = Datapath(os.Getenv("VIAS_TEST_LAB_DATAPATH"))
@@ -79,19 +86,25 @@ func testRoot(t *testing.T) string {
 
 func requireNothingLeft(t *testing.T, cfg Config, d stateData) {
 	t.Helper()
+	require.Len(t, d.OVS, 2)
+	requireGone(t, d)
+	require.ErrorIs(t, Down(t.Context(), cfg), fs.ErrNotExist)
+}
+
+// requireGone: nothing that a lab's state named is there.
+func requireGone(t *testing.T, d stateData) {
+	t.Helper()
 	require.NotEmpty(t, d.Namespaces)
 	for _, ns := range d.Namespaces {
 		require.False(t, namespaceExists(ns), ns)
 	}
 	require.NoDirExists(t, d.Dir)
-	require.Len(t, d.OVS, 2)
 	running, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
 	for _, path := range running {
 		args, _ := os.ReadFile(path) // it may have ended meanwhile
 		require.NotContains(t, string(args), d.Dir, path)
 	}
-	require.ErrorIs(t, Down(t.Context(), cfg), fs.ErrNotExist)
 }
 
 // echoed sends a few packets of so many bytes and tells whether one was answered.
@@ -167,10 +180,10 @@ func TestIntegrationLab(t *testing.T) {
 	isolated()
 	reaches(t, l, h1.Namespace, h2.Addr, 1500, "after the restart of a switch")
 
-	require.NoError(t, l.nativeOn(ctx))
+	require.NoError(t, l.NativeOn(ctx))
 	reaches(t, l, c1.Namespace, far.Addr, 1400, "native")
 	reaches(t, l, c1.Namespace, far.Addr6, 1380, "native over IPv6")
-	require.NoError(t, l.nativeOff(ctx))
+	require.NoError(t, l.NativeOff(ctx))
 	isCutOff(t, l, c1.Namespace, far.Addr, "native no more")
 
 	r, err := l.Measure(ctx, MeasureConfig{Duration: time.Second, Rounds: 2, NativeOnly: true})

@@ -24,7 +24,7 @@ type MeasureConfig struct {
 }
 
 // Ready fails with an error that matches errors.ErrUnsupported.
-func Ready() error { return errOS }
+func Ready(...string) error { return errOS }
 
 // Up fails.
 func Up(context.Context, Config) (*Lab, error) { return nil, errOS }
@@ -55,3 +55,23 @@ func (*Lab) Survive(context.Context, func(Blow)) (Survival, error) { return Surv
 
 // Describe writes nothing.
 func (*Lab) Describe(io.Writer) {}
+
+// LXCWorks fails.
+func LXCWorks(context.Context) error { return fmt.Errorf("%w: %w", ErrLXC, errOS) }
+
+// Between returns l.
+func (l *Lab) Between(_, _, _ int) *Lab { return l }
+
+// Reach fails.
+func (*Lab) Reach(context.Context) (Reach, error) { return Reach{}, errOS }
+
+// SystemContainers fails.
+func (*Lab) SystemContainers(context.Context, int, int, time.Duration) (System, error) {
+	return System{}, errOS
+}
+
+// Chaos fails.
+func Chaos(context.Context, ChaosConfig) (ChaosReport, error) { return ChaosReport{}, errOS }
+
+// Clouds fails.
+func Clouds(context.Context, CloudsConfig) (CloudsReport, error) { return CloudsReport{}, errOS }

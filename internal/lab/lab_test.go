@@ -43,6 +43,7 @@ func TestConfig(t *testing.T) {
 	}
 	for _, bad := range []Config{{Prefix: "a/b"}, {Prefix: "-"}, {Hosts: 1}, {Hosts: -1}, {Hosts: 21}, {Containers: -1},
 		{Hosts: 20, Containers: 20}, {MTU: 9000}, {MTU: 1}, {Root: "run"},
+		{Datapath: DatapathSystem, Beside: true}, {Far: Far{Delay: -1}}, {Far: Far{Loss: 1}}, {Far: Far{Loss: -0.1}},
 		{Datapath: "x"}, {UnderlayMTU: 1000}, {UnderlayMTU: 10000}, {UnderlayMTU: 1460, MTU: 1501}, {Datapath: DatapathAFXDP, UnderlayMTU: 9000}} {
 		_, err := bad.normal()
 		require.ErrorIs(t, err, ErrLab, "%+v", bad)

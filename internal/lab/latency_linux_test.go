@@ -14,9 +14,10 @@ import (
 func TestIntegrationLatency(t *testing.T) {
 	s := newSystem(t)
 	const idle = 2 * time.Second
-	// An allowance of twice as many SYNs is more than can be under way (requestWorkers),
-	// and less than are sent: connections that get through must give theirs back.
-	const openRate = 40
+	// An allowance of twice as many SYNs is as many as can be under way (requestWorkers), each
+	// sent again once, as on a busy machine, and less than are sent: connections that get
+	// through must give theirs back.
+	const openRate = requestWorkers
 	require.NoError(t, s.startNodesAs(t.Context(), s.buildNode(), func(_ *Host, c *nodecfg.Config) {
 		c.Policy.Rules = append(c.Policy.Rules, nodecfg.Rule{
 			Port: TriggerSYN.port(), Action: nodecfg.Bypass, Idle: nodecfg.Duration(idle)})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -123,10 +124,10 @@ func (l *Lab) sample(ctx context.Context, m Mode, d time.Duration) (s Sample, er
 // inMode runs f while the workloads may talk natively, if that is the mode.
 func (l *Lab) inMode(ctx context.Context, m Mode, f func() error) (err error) {
 	if m == Native {
-		if err := l.nativeOn(ctx); err != nil {
+		if err := l.NativeOn(ctx); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, l.nativeOff(context.WithoutCancel(ctx))) }()
+		defer func() { err = errors.Join(err, l.NativeOff(context.WithoutCancel(ctx))) }()
 	}
 	return f()
 }
@@ -171,10 +172,17 @@ func (l *Lab) pair(k Kind, m Mode) pair {
 
 // iperf runs one TCP stream from the first host's container to the second's.
 func (l *Lab) iperf(ctx context.Context, p pair, d time.Duration) (moved uint64, mbps float64, err error) {
+	return l.iperfBy(ctx, []string{"ip", "netns", "exec", l.hosts[0].Containers[0].Namespace}, p, d)
+}
+
+// iperfBy is iperf with its client run by another command.
+func (l *Lab) iperfBy(ctx context.Context, by []string, p pair, d time.Duration) (moved uint64, mbps float64, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d+15*time.Second, errors.New("iperf3 did not end in time"))
 	defer cancel()
-	out, err := l.in(ctx, l.hosts[0].Containers[0].Namespace, "iperf3", "-J", "-c", p.server.String(),
+	args := append(slices.Clone(by), "iperf3", "-J", "-c", p.server.String(),
 		"-p", strconv.Itoa(int(p.port)), "-t", strconv.Itoa(max(1, int(d.Seconds()))), "--connect-timeout", "3000")
+	l.cfg.Logger.Debug("run", "args", args)
+	out, err := command(ctx, args[0], args[1:]...)
 	if err != nil {
 		return 0, 0, err
 	}

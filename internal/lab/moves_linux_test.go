@@ -64,7 +64,7 @@ func (m *migration) carry(from, to int) {
 	require.NoError(m.t, m.ips(m.t.Context(), m.hosts[from-1].Namespace,
 		fmt.Sprintf("link set %s netns %s name %s", a.Port, m.hosts[to-1].Namespace, b.Port)))
 	require.NoError(m.t, m.ip(m.t.Context(), m.hosts[to-1].Namespace, fmt.Sprintf("link set %s up", b.Port)))
-	_, err = m.OVS(to).Vsctl(m.t.Context(), append(access(b.Port, b.Ofport)[1:], strings.Fields(m.cfg.Datapath.port())...)...)
+	_, err = m.OVS(to).Vsctl(m.t.Context(), append(m.access(b.Port, b.Ofport)[1:], strings.Fields(m.cfg.Datapath.port())...)...)
 	require.NoError(m.t, err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/viasnet/vias/internal/nodeapi"
@@ -90,10 +91,18 @@ func (l *Lab) notLinked(ctx context.Context, h *Host) string {
 			return fmt.Sprintf("peer %s is %s: %s", p.Name, p.State, p.Reason)
 		}
 	}
+	if d := s.Discovery; d != nil && l.cfg.Found == ByIDs && len(localOf(s)) < len(h.Containers) {
+		return fmt.Sprintf("it has found %d endpoints of %d: %+v", len(localOf(s)), len(h.Containers), d.Ports)
+	}
 	if len(s.Peers) != len(l.hosts)-1 {
 		return fmt.Sprintf("the node has %d peers", len(s.Peers))
 	}
 	return ""
+}
+
+// localOf are the endpoints of the node itself.
+func localOf(s *nodeapi.Status) []nodeapi.Endpoint {
+	return slices.DeleteFunc(slices.Clone(s.Endpoints), func(e nodeapi.Endpoint) bool { return !e.Peer.IsZero() })
 }
 
 // Node asks the node of host number i, counted from 1.
@@ -152,6 +161,11 @@ func (l *Lab) nodeConfig(h *Host) *nodecfg.Config {
 	}
 	if h.Index == 1 {
 		c.Signal.Serve = rendezvous
+	}
+	l.layOut(h, c)
+	if l.cfg.Found == ByIDs || l.cfg.Found == ByLearning {
+		c.OpenFlow, c.Uplink = "", "" // they are found, too
+		return c
 	}
 	for _, w := range h.Containers {
 		c.Endpoints = append(c.Endpoints, nodecfg.Endpoint{Name: w.Name, Port: w.Port, Ofport: w.Ofport,

@@ -232,7 +232,7 @@ func stopDaemon(pid int, dir string, sig os.Signal) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	kill := time.After(stopTimeout)
-	for daemonAlive(pid, dir) {
+	for daemonAlive(pid, dir) || ending(pid) {
 		select {
 		case <-tick.C:
 		case <-kill:
@@ -254,6 +254,28 @@ func signalPID(pid int, sig os.Signal) error {
 		return fmt.Errorf("signal %d: %w", pid, err)
 	}
 	return nil
+}
+
+// ending tells whether a process has lost its memory, and so its arguments, but not yet its
+// files: the lock on a pid file goes with these, which is when its last thread has ended. Its first
+// may have ended long before.
+func ending(pid int) bool {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(text), ") ") // behind the name: state, ..., flags
+	fields := strings.Fields(rest)
+	const flags, threads, exiting = 6, 17, 0x4 // proc(5); PF_EXITING
+	if len(fields) <= threads {
+		return false
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		n, err := strconv.Atoi(fields[threads])
+		return err == nil && n > 1
+	}
+	bits, err := strconv.ParseUint(fields[flags], 10, 64)
+	return err == nil && bits&exiting != 0
 }
 
 // daemonAlive tells whether pid is a running process whose arguments name dir: a

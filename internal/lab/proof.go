@@ -176,7 +176,7 @@ func (p Proof) check(m Mode) string {
 	case m == Overlay:
 		return ""
 	case min(p.Sender, p.Receiver) < most:
-		return fmt.Sprintf("the rules moved %.3f and %.3f of it", p.Sender, p.Receiver)
+		return fmt.Sprintf("the rules moved %.3f and %.3f of it, the TAPs %.3f and %.3f", p.Sender, p.Receiver, p.TAPSender, p.TAPReceiver)
 	case max(p.TAPSender, p.TAPReceiver) >= least:
 		return fmt.Sprintf("the TAPs moved %.3f and %.3f of it", p.TAPSender, p.TAPReceiver)
 	}

@@ -93,9 +93,9 @@ func (p *inquiry) requireFirewalls(trust nodecfg.Trust) {
 	loose("1")
 }
 
-// requireThroughFirewall starts connections until one is bypassed from its SYN on, and
-// requires that this one works. What was held for too long took the overlay, and then
-// the firewall has not seen all of it.
+// requireThroughFirewall starts connections until one that is bypassed from its SYN on works. What
+// was held for too long, on a machine that lets a node wait, took the overlay, and then the firewall has not
+// seen all of it: it may take the rest for nobody's.
 func (p *inquiry) requireThroughFirewall() {
 	p.t.Helper()
 	at := netip.AddrPortFrom(p.guest(2, 1).Addr, chatPort+1)
@@ -118,15 +118,14 @@ func (p *inquiry) requireThroughFirewall() {
 		}
 	}()
 	for try := 1; ; try++ {
-		require.LessOrEqual(p.t, try, 10, "no SYN and its answer crossed the bypass")
+		require.LessOrEqual(p.t, try, 10, "no connection whose SYN and answer crossed the bypass came through the firewall")
 		syn, answer := p.seen.count(isBypassSYN), p.seen.count(isBypassAnswer)
 		said, err := p.converse(at)
 		syn, answer = p.seen.count(isBypassSYN)-syn, p.seen.count(isBypassAnswer)-answer
-		if syn == 0 || answer == 0 {
+		if syn == 0 || answer == 0 || err != nil {
 			p.note("connection %d: %d SYNs and %d answers on the bypass (%v)", try, syn, answer, err)
 			continue
 		}
-		require.NoError(p.t, err, "a connection whose SYN crossed the firewall")
 		p.await(10*time.Second, "the capture has what was said", func() bool {
 			return p.seen.count(func(f []byte) bool { return bytes.Contains(f, said[:]) }) > 0
 		})

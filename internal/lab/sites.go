@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
+	"github.com/viasnet/vias/internal/lab/nat"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -18,6 +20,12 @@ type Site struct {
 	// as clouds do with a public address. Sites without it have one router between them,
 	// and their addresses reach each other.
 	Outside netip.Prefix
+	// Behind, if not 0, is the number, from 1, of an earlier site, whose router this one stands
+	// behind too: Outside and NAT are those of that one.
+	Behind int
+	// NAT, if not nil, is what the router of a cloud is instead; its Outer is that of
+	// Outside.
+	NAT *nat.Router
 }
 
 // site is a Site with its place.
@@ -35,8 +43,16 @@ func (c Config) site(host int) site { return c.siteNr((host - 1) % len(c.Sites))
 
 func (c Config) siteNr(nr int) site {
 	s := site{Site: c.Sites[nr], nr: nr, namespace: c.outside(), bridge: "net" + strconv.Itoa(nr)}
+	if s.Behind > 0 {
+		first := c.siteNr(s.Behind - 1)
+		s.namespace = first.namespace
+		s.bridge = strings.TrimRight(first.bridge, "0123456789") + strconv.Itoa(nr)
+	}
 	if s.Outside.IsValid() {
 		s.namespace += strconv.Itoa(nr + 1)
+	}
+	if s.NAT != nil {
+		s.bridge = "lan" + strconv.Itoa(nr) // as package nat tells inner interfaces
 	}
 	return s
 }
@@ -75,6 +91,10 @@ func (c Config) checkSites() error {
 	for i, s := range c.Sites {
 		once := s.Prefix
 		switch {
+		case s.Behind < 0 || s.Behind > i || s.Behind > 0 && (s.Outside.IsValid() || s.NAT != nil):
+			return fmt.Errorf("%w: site %d: it stands behind the router of an earlier site alone", ErrLab, i+1)
+		case s.NAT != nil && !s.Outside.IsValid():
+			return fmt.Errorf("%w: site %d: a NAT without an outer address", ErrLab, i+1)
 		case !is24(s.Prefix), s.Outside.IsValid() && !is24(s.Outside):
 			return fmt.Errorf("%w: site %d: want IPv4 prefixes of 24 bits", ErrLab, i+1)
 		case s.Outside.IsValid():

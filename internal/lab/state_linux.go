@@ -30,6 +30,7 @@ type stateData struct {
 	Namespaces []string  `json:"namespaces"`
 	OVS        []string  `json:"ovs"` // run directories; the pids are in there
 	Processes  []process `json:"processes"`
+	LXC        []lxcRef  `json:"lxc,omitempty"`
 	Dir        string    `json:"dir"`
 }
 
@@ -162,6 +163,7 @@ func (s *state) tearDown(ctx context.Context) error {
 	s.mu.Lock()
 	d := s.data
 	d.Processes, d.OVS, d.Namespaces = slices.Clone(d.Processes), slices.Clone(d.OVS), slices.Clone(d.Namespaces)
+	d.LXC = slices.Clone(d.LXC)
 	s.mu.Unlock()
 	var errs []error
 	done := make(chan error)
@@ -170,6 +172,9 @@ func (s *state) tearDown(ctx context.Context) error {
 	}
 	for range d.Processes {
 		errs = append(errs, <-done)
+	}
+	for _, c := range d.LXC {
+		errs = append(errs, c.stop(ctx))
 	}
 	for _, dir := range slices.Backward(d.OVS) {
 		errs = append(errs, StopOVSD(dir))

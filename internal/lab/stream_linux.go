@@ -27,6 +27,8 @@ import (
 type stream struct {
 	client, server *net.TCPConn
 	courses        [2]*course // client to server, and back
+	marker         []byte     // each chunk begins with it
+	every          time.Duration
 	stop           chan struct{}
 	wg             sync.WaitGroup
 	// slack is what TCP may add to the time in which its path is gone: its
@@ -70,6 +72,11 @@ func (l *Lab) startStream(k Kind, port uint16) (*stream, error) {
 
 // startStreamBetween connects container a to a port of b.
 func startStreamBetween(a, b Container, k Kind, port uint16) (*stream, error) {
+	return startMarked(a, b, k, port, nil, streamInterval)
+}
+
+// startMarked has each chunk begin with a marker, and gives the time between two.
+func startMarked(a, b Container, k Kind, port uint16, marker []byte, every time.Duration) (*stream, error) {
 	var ln *net.TCPListener
 	err := within(b.Namespace, func() (err error) {
 		ln, err = net.ListenTCP(k.network(), net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.addr(k), port)))
@@ -79,7 +86,7 @@ func startStreamBetween(a, b Container, k Kind, port uint16) (*stream, error) {
 		return nil, fmt.Errorf("lab: stream: %w", err)
 	}
 	defer ln.Close()
-	s := &stream{stop: make(chan struct{})}
+	s := &stream{stop: make(chan struct{}), marker: marker, every: every}
 	err = within(a.Namespace, func() error {
 		c, err := net.DialTimeout(k.network(), ln.Addr().String(), 10*time.Second)
 		if err == nil {
@@ -105,7 +112,7 @@ func startStreamBetween(a, b Container, k Kind, port uint16) (*stream, error) {
 func (s *stream) start() {
 	s.courses = [2]*course{{name: "there", from: s.client, to: s.server}, {name: "back", from: s.server, to: s.client}}
 	for _, c := range s.courses {
-		s.wg.Go(func() { c.note(c.send(s.stop)) })
+		s.wg.Go(func() { c.note(c.send(s)) })
 		s.wg.Go(func() { c.note(c.receive()) })
 	}
 }
@@ -131,21 +138,11 @@ func acceptFrom(ln *net.TCPListener, from net.Addr) (*net.TCPConn, error) {
 func (s *stream) tune() error {
 	s.slack = rtoCap + 200*time.Millisecond
 	for _, c := range []*net.TCPConn{s.client, s.server} {
-		raw, err := c.SyscallConn()
+		capped, err := tune(c, streamPatience)
 		if err != nil {
 			return err
 		}
-		var patience, capped error
-		if err := raw.Control(func(fd uintptr) {
-			patience = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(streamPatience.Milliseconds()))
-			capped = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(rtoCap.Milliseconds()))
-		}); err != nil {
-			return err
-		}
-		if patience != nil {
-			return os.NewSyscallError("TCP_USER_TIMEOUT", patience)
-		}
-		if capped != nil {
+		if !capped {
 			// Sent again after 0.2, 0.6, 1.4, 3 and 6.2 s: who misses the one at 3 s
 			// waits for the next.
 			s.slack = 3400 * time.Millisecond
@@ -154,23 +151,44 @@ func (s *stream) tune() error {
 	return nil
 }
 
+// tune sets how long unacknowledged bytes do not end a connection, and caps the back-off of
+// its timer, if the kernel can.
+func tune(c *net.TCPConn, patience time.Duration) (capped bool, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var wait, limit error
+	if err := raw.Control(func(fd uintptr) {
+		wait = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+		limit = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(rtoCap.Milliseconds()))
+	}); err != nil {
+		return false, err
+	}
+	if wait != nil {
+		return false, os.NewSyscallError("TCP_USER_TIMEOUT", wait)
+	}
+	return limit == nil, nil
+}
+
 // send writes chunks until stop, and then says that there are no more.
-func (c *course) send(stop <-chan struct{}) error {
+func (c *course) send(s *stream) error {
 	var seed [32]byte
 	_, _ = rand.Read(seed[:]) // never fails (crypto/rand)
 	random, sum, b := mathrand.NewChaCha8(seed), sha256.New(), make([]byte, streamChunk)
-	tick := time.NewTicker(streamInterval)
+	tick := time.NewTicker(s.every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-		case <-stop:
+		case <-s.stop:
 			c.mu.Lock()
 			c.sums[0] = sum.Sum(nil)
 			c.mu.Unlock()
 			return c.from.CloseWrite()
 		}
 		_, _ = random.Read(b) // never fails (math/rand/v2)
+		copy(b, s.marker)
 		n, err := c.from.Write(b)
 		sum.Write(b[:n])
 		c.mu.Lock()

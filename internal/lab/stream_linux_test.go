@@ -51,7 +51,7 @@ func relayed(t *testing.T, r *relay) (s *stream, client, server net.Conn) {
 		require.NoError(t, err)
 		return c.(*net.TCPConn), there
 	}
-	s = &stream{stop: make(chan struct{})}
+	s = &stream{stop: make(chan struct{}), every: streamInterval}
 	var a, b *net.TCPConn
 	s.client, a = connect()
 	s.server, b = connect()

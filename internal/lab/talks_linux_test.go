@@ -109,7 +109,7 @@ func (s *system) lookAt(talks []*talk) way {
 	w := way{rules: map[Kind][2]map[string]uint64{}}
 	var dumps [2][]dumped
 	for i := range dumps {
-		text, err := s.ovs[i].Ofctl(s.t.Context(), "dump-flows", bridge)
+		text, err := s.ovs[i].Ofctl(s.t.Context(), "dump-flows", s.workloads())
 		require.NoError(s.t, err)
 		dumps[i] = parseFlows(text)
 		tap, err := s.tapCounters(s.t.Context(), i)

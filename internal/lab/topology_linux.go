@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,10 @@ type Lab struct {
 	hosts []*Host
 	ovs   []*OVSD // of each host
 	nodes []*child
+	far   []*distance
+
+	relays   []net.Listener // of OpenFlow
+	messages messageTally   // that they passed on
 }
 
 // programs that a lab starts.
@@ -26,13 +31,14 @@ func programs() []string {
 	return []string{"ip", "sysctl", "nft", "ethtool", "iperf3", "ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl", "ovs-appctl"}
 }
 
-// Ready says why there can be no lab here: no root, or a program is missing.
-func Ready() error {
+// Ready says why there can be no lab here: no root, or a program is missing. more are
+// programs that it must have beside those of every lab.
+func Ready(more ...string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: needs root, for network namespaces", ErrLab)
 	}
 	var missing []string
-	for _, p := range programs() {
+	for _, p := range append(programs(), more...) {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}
@@ -91,6 +97,13 @@ func clearCrashed(ctx context.Context, cfg Config) error {
 
 // Down removes the lab. It is idempotent.
 func (l *Lab) Down(ctx context.Context) error {
+	for _, d := range l.far {
+		d.close()
+	}
+	for _, r := range l.relays {
+		_ = r.Close() // its connections end with the nodes
+	}
+	l.far, l.relays = nil, nil
 	if err := l.state.tearDown(ctx); err != nil {
 		return err
 	}
@@ -112,6 +125,11 @@ func (l *Lab) OVS(i int) *OVSD { return l.ovs[i-1] }
 func (l *Lab) build(ctx context.Context) error {
 	if err := l.provider(ctx); err != nil {
 		return fmt.Errorf("provider network: %w", err)
+	}
+	for nr := 1; nr <= l.cfg.Machines; nr++ {
+		if err := l.machineUp(ctx, nr); err != nil {
+			return fmt.Errorf("machine %d: %w", nr, err)
+		}
 	}
 	for _, h := range l.hosts {
 		if err := l.host(ctx, h); err != nil {
@@ -156,9 +174,16 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 		return err
 	}
 	at, plug := l.cfg.site(h.Index), fmt.Sprintf("h%d", h.Index) // the provider's end
+	into := h.joins(at)
+	if h.Index == 2 && l.cfg.Far != (Far{}) {
+		if err := l.longWay(ctx, at); err != nil {
+			return fmt.Errorf("long way: %w", err)
+		}
+		into = farBridge
+	}
 	if err := l.ips(ctx, h.Provider,
 		fmt.Sprintf("link add %s type veth peer name %s address %s mtu %d netns %s", plug, uplink, h.MAC, l.cfg.UnderlayMTU, h.Namespace),
-		fmt.Sprintf("link set %s master %s mtu %d up", plug, at.bridge, l.cfg.UnderlayMTU)); err != nil {
+		fmt.Sprintf("link set %s master %s mtu %d up", plug, into, l.cfg.UnderlayMTU)); err != nil {
 		return err
 	}
 	for i := range h.Containers {
@@ -175,7 +200,7 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 	if err := l.staticIPv6(ctx, h.Namespace, bridge); err != nil {
 		return err
 	}
-	return l.ips(ctx, h.Namespace,
+	err := l.ips(ctx, h.Namespace,
 		"link set "+uplink+" up",
 		fmt.Sprintf("addr add %s/%d dev %s", h.Addr, at.Prefix.Bits(), bridge),
 		fmt.Sprintf("addr add %s/64 dev %s nodad", linkLocal(h.Index), bridge),
@@ -183,6 +208,10 @@ func (l *Lab) host(ctx context.Context, h *Host) error {
 		"link set "+bridge+" up",
 		"route add default via "+at.gateway().String(),
 		"route add default via "+at.gateway6().String())
+	if err != nil || !l.cfg.Beside {
+		return err
+	}
+	return l.beside(ctx, h)
 }
 
 // dropInput: with the datapath in user space the kernel gets the uplink's frames beside
@@ -199,6 +228,12 @@ func (l *Lab) dropInput(ctx context.Context, h *Host) error {
 
 // container is a namespace with one veth pair to the host.
 func (l *Lab) container(ctx context.Context, h *Host, c *Container) error {
+	if c.LXC {
+		if err := l.startLXC(ctx, h, c); err != nil {
+			return err
+		}
+		return l.address(ctx, c)
+	}
 	if err := l.namespace(ctx, c.Namespace); err != nil {
 		return err
 	}
@@ -207,6 +242,11 @@ func (l *Lab) container(ctx context.Context, h *Host, c *Container) error {
 		fmt.Sprintf("link set %s up", c.Port)); err != nil {
 		return err
 	}
+	return l.address(ctx, c)
+}
+
+// address gives a container's device what it has.
+func (l *Lab) address(ctx context.Context, c *Container) error {
 	if err := l.finishFrames(ctx, c.Namespace, "eth0"); err != nil {
 		return err
 	}
@@ -246,8 +286,15 @@ func (l *Lab) openVSwitch(ctx context.Context, h *Host) error {
 		" -- set interface %[1]s mtu_request=%[3]d -- set port %[1]s trunks=0"+
 		" -- add-port %[1]s %[4]s trunks=0 -- set interface %[4]s ofport_request=%[5]d %[7]s",
 		bridge, h.MAC, l.cfg.UnderlayMTU, uplink, ofportUplink, l.cfg.Datapath.ovsType(), l.cfg.Datapath.port()))
+	if l.cfg.Layout == LayoutPatched {
+		args = append(args, l.patched()...)
+	}
 	for _, c := range h.Containers {
-		args = append(append(args, access(c.Port, c.Ofport)...), strings.Fields(l.cfg.Datapath.port())...)
+		args = append(append(args, l.access(c.Port, c.Ofport)...), strings.Fields(l.cfg.Datapath.port())...)
+		if l.cfg.Found == ByIDs {
+			args = append(args, strings.Fields(fmt.Sprintf(`external_ids:iface-id=%s external_ids:attached_mac="%s" external_ids:ip_addresses="%s/24,%s/64"`,
+				c.Name, c.MAC, c.Addr, c.Addr6))...)
+		}
 	}
 	if _, err := o.Vsctl(ctx, args...); err != nil {
 		return err
@@ -257,20 +304,22 @@ func (l *Lab) openVSwitch(ctx context.Context, h *Host) error {
 	if err := l.ip(ctx, h.Namespace, "tuntap add dev "+tapName+" mode tap"); err != nil {
 		return err
 	}
-	args = access(tapName, ofportTAP)
-	_, err = o.Vsctl(ctx, append([]string{"--no-wait"}, args[1:]...)...)
-	return err
+	args = l.access(tapName, ofportTAP)
+	if _, err = o.Vsctl(ctx, append([]string{"--no-wait"}, args[1:]...)...); err != nil || l.cfg.Layout != LayoutForeign {
+		return err
+	}
+	return l.foreignPipeline(ctx, h)
 }
 
 // access adds a port of the workloads' VLAN.
-func access(port string, ofport uint32) []string {
+func (l *Lab) access(port string, ofport uint32) []string {
 	return strings.Fields(fmt.Sprintf("-- add-port %s %s tag=%d -- set interface %s ofport_request=%d",
-		bridge, port, workloadTag, port, ofport))
+		l.workloads(), port, workloadTag, port, ofport))
 }
 
 // logTail is the end of a file, for an error.
 func logTail(path string) string {
-	const most = 600
+	const most = 2500
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()

@@ -13,7 +13,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -41,25 +40,80 @@ type Status struct {
 	Network string         `json:"network"`
 	PID     int            `json:"pid"`
 	Since   time.Time      `json:"since"` // when the node started
-	// Ready: the overlay is open, the TAP is up, and the local endpoints are
-	// attached. It says nothing of peers.
+	// Ready: the overlay is open, the TAP is up, and the configuration's endpoints are
+	// attached. It says nothing of peers, nor of endpoints that came by the socket.
 	Ready bool `json:"ready"`
 	// MTU of the workloads, in bytes at layer 3.
-	MTU       int            `json:"mtu"`
-	Endpoints []Endpoint     `json:"endpoints"`
-	Peers     []Peer         `json:"peers"`
-	Flows     []Flow         `json:"flows"`
-	Policy    nodecfg.Policy `json:"policy"`
-	Stats     Stats          `json:"stats"`
+	MTU int `json:"mtu"`
+	// Bridge is the Open vSwitch bridge whose ports workloads are attached at; "" = none: the
+	// node is on the overlay only.
+	Bridge string `json:"bridge,omitempty"`
+	// FinishFrames: nothing behind a workload's port completes checksums or cuts segments, so
+	// workloads have to, with the offloads of their interfaces off.
+	FinishFrames bool           `json:"finish_frames,omitempty"`
+	Endpoints    []Endpoint     `json:"endpoints"`
+	Peers        []Peer         `json:"peers"`
+	Flows        []Flow         `json:"flows"`
+	Policy       nodecfg.Policy `json:"policy"`
+	Stats        Stats          `json:"stats"`
 	// Membership is absent where the peers are the allow-list.
 	Membership *Membership `json:"membership,omitempty"`
+	// Directory is absent where there is none.
+	Directory *Directory `json:"directory,omitempty"`
+	// DNS is where names of endpoints are answered; absent: nowhere.
+	DNS netip.AddrPort `json:"dns,omitzero"`
+	// Discovery is absent where it is off.
+	Discovery *Discovery `json:"discovery,omitempty"`
 }
+
+// Discovery is what discovery makes of the bridge's ports.
+type Discovery struct {
+	Found bool             `json:"found"` // the database was read, and has the bridge
+	Ports []DiscoveredPort `json:"ports"`
+	// Dropped are copies of guests' frames that came too fast, Malformed those that are
+	// not what they should be.
+	Dropped   uint64 `json:"dropped,omitempty"`
+	Malformed uint64 `json:"malformed,omitempty"`
+}
+
+// DiscoveredPort is one port of the bridge.
+type DiscoveredPort struct {
+	Port     string `json:"port"`
+	Endpoint string `json:"endpoint,omitempty"` // the name of what is attached there
+	Reason   string `json:"reason,omitempty"`   // why nothing is, or what is refused
+	Learning bool   `json:"learning,omitempty"`
+	// Refused are learned addresses that somebody else has, Full those beyond the bound.
+	Refused uint64 `json:"refused,omitempty"`
+	Full    uint64 `json:"full,omitempty"`
+}
+
+// Configured is Endpoint.Known of what a configuration or a request told.
+const Configured = "configured"
 
 // Membership is that of the node, as an authority signed it.
 type Membership struct {
 	Until time.Time `json:"until"`
 	// Warnings are what an operator must see to, each with what to do.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Directory is how it is with the directory of endpoints.
+type Directory struct {
+	// Reason is why it does not answer, since when it is so; "" = it answers.
+	Reason    string    `json:"reason,omitempty"`
+	Since     time.Time `json:"since"`
+	Published int       `json:"published"` // endpoints of this node that it has
+	Searches  int       `json:"searches"`  // addresses that are being looked for
+	// Conflicts are addresses of this node's endpoints that another publishes, too.
+	Conflicts []Conflict `json:"conflicts,omitempty"`
+}
+
+// Conflict is an address that two nodes claim; the holder came first.
+type Conflict struct {
+	Claimer overlay.PeerID `json:"claimer"`
+	Holder  overlay.PeerID `json:"holder"`
+	MAC     tap.MAC        `json:"mac,omitzero"`
+	IP      netip.Addr     `json:"ip,omitzero"`
 }
 
 // Endpoint is a workload, local or a peer's.
@@ -69,6 +123,10 @@ type Endpoint struct {
 	IPs  []netip.Addr `json:"ips"`
 	// Ofport is the switch's number of its port; local ones only.
 	Ofport uint32 `json:"ofport,omitempty"`
+	// Tag is what policies see of it.
+	Tag string `json:"tag,omitempty"`
+	// Known is how a local one's addresses are known: configured, external_ids or learned.
+	Known string `json:"known,omitempty"`
 	// Peer is who announced it; zero = it is local.
 	Peer overlay.PeerID `json:"peer,omitzero"`
 }
@@ -91,8 +149,47 @@ type Peer struct {
 	RTTMicros int64 `json:"rtt_us"`
 	// MTU of the link's datagrams; 0 = not known.
 	MTU int `json:"mtu"`
+	// Link is the link's path and what went over it; absent without one.
+	Link *Link `json:"link,omitempty"`
 	// Reason says why the link is not up.
 	Reason string `json:"reason,omitempty"`
+}
+
+// Link is a link's path and its counters since it was made.
+type Link struct {
+	Kind   string         `json:"kind"` // host, reflexive or relay
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
+	// Epoch of the keys for frames; 0 = they travel in DTLS records.
+	Epoch uint32 `json:"epoch"`
+	// Paths that the link has used, this one included.
+	Paths uint64 `json:"paths"`
+	// MTU of the path in bytes, for one datagram of the link; Shrunk is how often it was found
+	// to be less than before.
+	MTU    int    `json:"mtu"`
+	Shrunk uint64 `json:"shrunk"`
+	// Datagrams and their bytes, as UDP carries them.
+	OutDatagrams uint64 `json:"out_datagrams"`
+	OutBytes     uint64 `json:"out_bytes"`
+	InDatagrams  uint64 `json:"in_datagrams"`
+	InBytes      uint64 `json:"in_bytes"`
+	// Drops of the link, by cause; those that are 0 are absent.
+	Drops map[string]uint64 `json:"drops,omitempty"`
+}
+
+// Drops names the causes of d that are not 0.
+func Drops(d overlay.Drops) map[string]uint64 {
+	list := map[string]uint64{}
+	for name, n := range map[string]uint64{
+		"truncated": d.Truncated, "foreign": d.Foreign, "unknown": d.Unknown, "epoch": d.Epoch, "replayed": d.Replayed,
+		"forged": d.Forged, "plaintext": d.Plaintext, "full": d.Full, "signals": d.Signals, "too_long": d.TooLong,
+		"unsent": d.Unsent,
+	} {
+		if n > 0 {
+			list[name] = n
+		}
+	}
+	return list
 }
 
 // States of a Flow: those of bypass.State.
@@ -137,12 +234,27 @@ type Stats struct {
 	// Refused counts peers that were turned away, Dropped frames and datagrams.
 	Refused uint64 `json:"refused"`
 	Dropped uint64 `json:"dropped"`
+	// TransportDrops are those datagrams among Dropped that never became frames, or were to
+	// be sent, by cause.
+	TransportDrops map[string]uint64 `json:"transport_drops,omitempty"`
 }
 
 // Error is the body of a refusal.
 type Error struct {
 	Error string `json:"error"`
 }
+
+// Refusal is an answer of a node that it will not, or cannot, as Client returns it. No answer
+// at all is another error.
+type Refusal struct {
+	// Code is HTTP's: 400 for a request that is wrong, 404 for what there is not, 503 for
+	// what cannot be done now.
+	Code int
+	Text string // what the node says
+}
+
+// Error is what the node says.
+func (r *Refusal) Error() string { return r.Text }
 
 // maxBody bounds what either side reads: a node with 10,000 flows says 4 MB.
 const maxBody = 64 << 20
@@ -219,10 +331,10 @@ func (c Client) do(ctx context.Context, method, path string, in, out any) error 
 	}
 	if res.StatusCode >= 400 {
 		var e Error
-		if json.Unmarshal(text, &e) == nil && e.Error != "" {
-			return errors.New(e.Error)
+		if json.Unmarshal(text, &e) != nil || e.Error == "" {
+			e.Error = res.Status
 		}
-		return errors.New(res.Status)
+		return &Refusal{Code: res.StatusCode, Text: e.Error}
 	}
 	if out == nil {
 		return nil

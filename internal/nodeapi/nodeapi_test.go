@@ -13,10 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/internal/nodecfg"
+	"github.com/viasnet/vias/overlay"
 )
 
 func TestClient(t *testing.T) {
-	want := Status{Network: "blue", Ready: true, Peers: []Peer{{Name: "h2", State: PeerUp, RTTMicros: 90}},
+	want := Status{Network: "blue", Ready: true, Peers: []Peer{{Name: "h2", State: PeerUp, RTTMicros: 90,
+		Link: &Link{Kind: "host", Epoch: 2, Drops: Drops(overlay.Drops{Forged: 3, Full: 1})}}},
 		Flows: []Flow{{Flow: "tcp 10.77.0.1:1 > 10.77.0.2:2", State: FlowBypassed, Local: netip.MustParseAddrPort("10.99.0.1:61440")}}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+StatusPath, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(want) })
@@ -40,6 +42,13 @@ func TestClient(t *testing.T) {
 	got, err := c.Status(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, &want, got)
+	require.Equal(t, map[string]uint64{"forged": 3, "full": 1}, got.Peers[0].Link.Drops)
 	require.NoError(t, c.SetPolicy(t.Context(), nodecfg.Policy{Default: nodecfg.Bypass}))
-	require.ErrorContains(t, c.SetPolicy(t.Context(), nodecfg.Policy{}), "node policy: not that policy")
+	err = c.SetPolicy(t.Context(), nodecfg.Policy{})
+	require.ErrorContains(t, err, "node policy: not that policy")
+	var refusal *Refusal
+	require.ErrorAs(t, err, &refusal)
+	require.Equal(t, http.StatusBadRequest, refusal.Code)
+	require.ErrorAs(t, c.Detach(t.Context(), "c1"), &refusal, "no such path here")
+	require.Equal(t, &Refusal{Code: http.StatusNotFound, Text: "404 Not Found"}, refusal)
 }

@@ -22,6 +22,7 @@ const good = `{
   "signal": {"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"},
   "listen": "10.99.0.1:7400",
   "stun": ["stun.example:3478"],
+  "relays": [{"url": "turn:relay.example:3478", "username": "u", "password": "p"}, {"url": "turns:relay.example", "secret": "s", "lasting": "10m"}],
   "bridge": "br0",
   "openflow": "unix:/run/openvswitch/br0.mgmt",
   "uplink": "eth0",
@@ -66,12 +67,17 @@ func TestRefused(t *testing.T) {
 		{`"blue"`, `""`, "network: no name"},
 		{`"/var/lib/vias/identity.pem"`, `""`, "identity: no path"},
 		{`"tcp": "10.99.0.1:7401"`, `"tcp": "10.99.0.1"`, "signal: not an ip:port"},
-		{`"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"`, ``, "signal: none given"},
-		{`"10.99.0.1:7400"`, `""`, "listen"},
+		{`{"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"}`, `"10.99.0.1:7401"`, `signal: "10.99.0.1:7401" is none of`},
+		{`{"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"}`, `"tcp://h:1"`, `signal: "tcp://h:1" has no ADDRESS:PORT`},
+		{`{"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"}`, `"nats://h"`, `signal.nats.urls: "nats://h" is neither`},
+		{`"tcp": "10.99.0.1:7401"`, `"tpc": "10.99.0.1:7401"`, `signal: unknown field "tpc"`},
+		{`"10.99.0.1:7400"`, `"x"`, "listen"},
 		{`"10.99.0.1:7400"`, `"10.99.0.1:61440"`, "listen: port 61440 is one of those set aside"},
 		{`"serve": "10.99.0.1:7401"`, `"serve": "10.99.0.1:65535"`, "signal.serve: port 65535 is one of those set aside"},
 		{`stun.example:3478`, `stun.example`, "stun: "},
-		{`"/run/vias/status.sock"`, `""`, "status: no path"},
+		{`turn:relay.example`, `http:relay.example`, "relays: "},
+		{`"secret": "s", `, ``, "relays: turns:relay.example: want username and password, or secret"},
+		{`"password": "p"`, `"secret": "s", "password": "p"`, "relays: turn:relay.example:3478: want"},
 		{`/run/vias/status.sock`, "/" + strings.Repeat("x", 107), "at most 107 bytes"},
 		{`"lease": "10s"`, `"lease": "10s", "log": "loud"`, `log: "loud"`},
 		{`"lease": "10s"`, `"membership": "/x", "membership_lists": "maybe"`, `membership_lists: "maybe"`},
@@ -81,9 +87,17 @@ func TestRefused(t *testing.T) {
 		{`"10s"`, `"soon"`, "lease: "},
 		{`"bridge": "br0",`, ``, "bridge: none given"},
 		{`unix:/run`, `/run`, "openflow:"},
-		{`"uplink": "eth0"`, `"uplink": ""`, "uplink: no interface"},
+		{`"uplink": "eth0"`, `"uplink": "", "uplink_addr_device": "br0"`, "uplink: none given"},
+		{`"uplink": "eth0"`, `"uplink": "", "ovsdb": "none"`, "uplink: without ovsdb"},
+		{`"uplink": "eth0"`, `"uplink": "eth0", "ovsdb": "none", "discover": true, "discovery": {"no_learning": true}`, "discovery.no_learning"},
+		{`"uplink": "eth0"`, `"uplink": "eth0", "external": {"bridge": "br-ex"}`, "external: want bridge, patch and peer"},
+		{`"uplink": "eth0"`, `"uplink": "eth0", "external": {"bridge": "br0", "patch": "a", "peer": "b"}`, "external.bridge"},
+		{`"uplink": "eth0"`, `"uplink": "", "external": {"bridge": "br-ex", "patch": "a", "peer": "b"}`, "uplink: with external"},
+		{`"bridge": "br0",`, `"external": {"bridge": "br-ex", "patch": "a", "peer": "b"},`, "bridge: none given"},
+		{`"uplink": "eth0"`, `"uplink": "eth0", "pipeline": {"mark": "metadata"}`, "no 64 bits"},
+		{`"uplink": "eth0"`, `"uplink": "eth0", "pipeline": {"outbound_table": 300}`, "outbound_table"},
+		{`"openflow": "unix:/run/openvswitch/br0.mgmt"`, `"ovsdb": "tcp:127.0.0.1:6640"`, "openflow: none given"},
 		{`"eth0"`, `"a-very-long-interface"`, "longer than an interface"},
-		{`"name": "vias0"`, `"name": ""`, "tap.name"},
 		{`"vias0"`, `"vias/0"`, "tap.name"},
 		{`"name": "vias0"`, `"name": "vias0", "mtu": 100`, "tap.mtu: 100"},
 		{`"name": "c1", "port"`, `"port"`, "no name given"},
@@ -128,6 +142,39 @@ func TestRefused(t *testing.T) {
 		_, err := Parse([]byte(text))
 		require.ErrorContains(t, err, want, text)
 	}
+}
+
+// Four lines are a node: all else has a default.
+func TestFourLines(t *testing.T) {
+	const four = `{
+  "identity": "/var/lib/vias/identity.pem",
+  "network": "blue/2",
+  "signal": "nats://10.99.0.1:4222",
+  "membership": "/var/lib/vias/blue"
+}`
+	c, err := Parse([]byte(four))
+	require.NoError(t, err)
+	require.Equal(t, Signal{NATS: &NATS{URLs: []string{"nats://10.99.0.1:4222"}}}, c.Signal)
+	require.Equal(t, netip.MustParseAddrPort("0.0.0.0:0"), c.Listen)
+	require.Equal(t, TAP{Name: "vias0", MTU: 1400}, c.TAP)
+	require.Equal(t, "/run/vias/blue%2F2.sock", c.Status)
+	for address, want := range map[string]Signal{
+		"tls://h:1":           {NATS: &NATS{URLs: []string{"tls://h:1"}}},
+		"tcp://10.99.0.1:1":   {TCP: netip.MustParseAddrPort("10.99.0.1:1")},
+		"serve://10.99.0.1:1": {Serve: netip.MustParseAddrPort("10.99.0.1:1")},
+	} {
+		c, err := Parse([]byte(strings.Replace(four, "nats://10.99.0.1:4222", address, 1)))
+		require.NoError(t, err)
+		require.Equal(t, want, c.Signal)
+	}
+	c, err = Parse([]byte(strings.Replace(four, `"signal": "nats://10.99.0.1:4222",`, ``, 1)))
+	require.NoError(t, err)
+	require.Equal(t, Signal{Serve: netip.MustParseAddrPort("0.0.0.0:4222")}, c.Signal, "it is the rendezvous itself")
+	text, err := c.JSON()
+	require.NoError(t, err)
+	again, err := Parse(text)
+	require.NoError(t, err, string(text))
+	require.Equal(t, c, again)
 }
 
 func TestPolicy(t *testing.T) {
@@ -198,10 +245,10 @@ func TestSignal(t *testing.T) {
 		`{"serve": "10.99.0.1:4222", "store": "/s", "cluster": {"listen": "10.99.0.1:6222", "routes": ["10.99.0.2:6222"], "secret": "/x"}, "tls": {"cert": "/c", "key": "/k"}}`: "",
 		`{"nats": {"urls": ["nats://h:4222"], "creds": "/c"}, "tls": {"ca": "/ca"}}`:                                                                                            "",
 
-		`{}`:                           "signal: none given",
-		`{"tcp": "10.99.0.1:0"}`:       "signal.tcp: no port",
-		`{"serve": "10.99.0.1:0"}`:     "signal.serve: no port",
-		`{"serve": "10.99.0.1:65000"}`: "signal.serve: port 65000 is one of those set aside",
+		`{"tcp": "1.2.3.4:5", "anybody": true}`:                                                             "signal.anybody: this node serves no NATS",
+		`{"tcp": "10.99.0.1:0"}`:                                                                            "signal.tcp: no port",
+		`{"serve": "10.99.0.1:0"}`:                                                                          "signal.serve: no port",
+		`{"serve": "10.99.0.1:65000"}`:                                                                      "signal.serve: port 65000 is one of those set aside",
 		`{"tcp": "1.2.3.4:5", "nats": {"urls": ["nats://h:1"]}}`:                                            "tcp and nats are both",
 		`{"serve": "1.2.3.4:5", "nats": {"urls": ["nats://h:1"]}}`:                                          "serve and nats are both",
 		`{"nats": {"urls": []}}`:                                                                            "urls: none",

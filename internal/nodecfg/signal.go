@@ -1,15 +1,22 @@
 package nodecfg
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
+	"strings"
 )
 
-// Signal is how nodes find each other. One of TCP, NATS and Serve alone is required:
+// Signal is how nodes find each other. Without it, this node serves NATS at DefaultServe. It is
+// one address of a rendezvous, or all that there is to say:
 //
+//	"nats://10.99.0.1:4222"                              a NATS server, or tls://
+//	"tcp://10.99.0.1:7401"                               a rendezvous of package tcpsignal
+//	"serve://10.99.0.1:4222"                             a NATS server in this node, which uses it
 //	{"tcp": "10.99.0.1:7401"}                            a rendezvous of package tcpsignal
 //	{"tcp": "10.99.0.1:7401", "serve": "10.99.0.1:7401"} …which this node serves
 //	{"nats": {"urls": ["nats://10.99.0.1:4222"]}}        a NATS server or cluster
@@ -25,6 +32,9 @@ type Signal struct {
 	Serve netip.AddrPort `json:"serve,omitzero"`
 	// Cluster makes the NATS server of this node a member of one.
 	Cluster *Cluster `json:"cluster,omitempty"`
+	// Anybody may use the NATS server of this node; without it those may who may link to it.
+	// It is for a rendezvous of several networks.
+	Anybody bool `json:"anybody,omitempty"`
 	// Store is a directory for the NATS server of this node; "" = a temporary one.
 	Store string `json:"store,omitempty"`
 	// TLS is for NATS: what clients trust, or what this node shows where it serves.
@@ -61,6 +71,46 @@ type TLS struct {
 	Key  string `json:"key,omitempty"`
 }
 
+// DefaultServe is where a node serves that is told of no rendezvous: it is one.
+var DefaultServe = netip.AddrPortFrom(netip.IPv4Unspecified(), 4222)
+
+// UnmarshalJSON reads an object, or one address.
+func (s *Signal) UnmarshalJSON(text []byte) error {
+	var address string
+	if json.Unmarshal(text, &address) == nil {
+		return s.parse(address)
+	}
+	type fields Signal // without this method
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	return d.Decode((*fields)(s))
+}
+
+// parse reads one address.
+func (s *Signal) parse(address string) error {
+	scheme, at, _ := strings.Cut(address, "://")
+	switch scheme {
+	case "nats", "tls":
+		*s = Signal{NATS: &NATS{URLs: []string{address}}}
+		return nil
+	case "tcp", "serve":
+		a, err := netip.ParseAddrPort(at)
+		if err != nil {
+			return fmt.Errorf("%q has no ADDRESS:PORT", address)
+		}
+		if scheme == "tcp" {
+			*s = Signal{TCP: a}
+		} else {
+			*s = Signal{Serve: a}
+		}
+		return nil
+	}
+	return fmt.Errorf("%q is none of nats://HOST:PORT, tls://HOST:PORT, tcp://ADDRESS:PORT, serve://ADDRESS:PORT", address)
+}
+
+// none tells whether nothing at all is said.
+func (s *Signal) none() bool { return !s.TCP.IsValid() && s.NATS == nil && !s.Serve.IsValid() }
+
 // Embedded tells whether the node has a NATS server in it.
 func (s *Signal) Embedded() bool { return s.Serve.IsValid() && !s.TCP.IsValid() }
 
@@ -74,8 +124,10 @@ func (s *Signal) check() error {
 		return errors.New("signal: tcp and nats are both given; want one")
 	case s.Embedded() && s.NATS != nil:
 		return errors.New("signal: serve and nats are both given; a node that serves NATS uses its own server")
-	case !s.TCP.IsValid() && s.NATS == nil && !s.Serve.IsValid():
+	case s.none():
 		return errors.New("signal: none given; want nats (URLs of a server), serve (ADDRESS:PORT, to have the server in this node) or tcp (signal.tcp, ADDRESS:PORT of a rendezvous)")
+	case !s.Embedded() && s.Anybody:
+		return errors.New("signal.anybody: this node serves no NATS (signal.serve, without signal.tcp)")
 	case !s.Embedded() && s.Cluster != nil:
 		return errors.New("signal.cluster: this node serves no NATS (signal.serve, without signal.tcp)")
 	case !s.Embedded() && s.Store != "":

@@ -16,7 +16,9 @@ import (
 // Bounds and defaults of fields.
 const (
 	DefaultMTU = 1400
-	minMTU     = 576 // RFC 791: every host takes that
+	DefaultTAP = "vias0"
+	DefaultRun = "/run/vias" // the folder of status sockets
+	minMTU     = 576         // RFC 791: every host takes that
 	maxMTU     = 65535
 	maxName    = 15  // IFNAMSIZ - 1
 	maxPath    = 107 // of a unix socket
@@ -69,6 +71,14 @@ func (c *Config) checkRequired() error {
 			return fmt.Errorf("stun: %q is no HOST:PORT", s)
 		}
 	}
+	for _, r := range c.Relays {
+		switch static := r.Username != "" && r.Password != ""; {
+		case !strings.HasPrefix(r.URL, "turn:") && !strings.HasPrefix(r.URL, "turns:"):
+			return fmt.Errorf("relays: %q is neither turn:HOST:PORT nor turns:HOST:PORT", r.URL)
+		case static == (r.Secret != "") || !static && r.Password != "":
+			return fmt.Errorf("relays: %s: want username and password, or secret", r.URL)
+		}
+	}
 	switch strings.ToLower(c.Log) {
 	case "", "debug", "info", "warn", "error":
 		return nil
@@ -84,21 +94,29 @@ func (c *Config) checkBypass() error {
 		return fmt.Errorf("rate: want 1 to %d flows a second", maxRate)
 	case c.OpenRate < -1 || c.OpenRate > maxRate:
 		return fmt.Errorf("open_rate: want 1 to %d connections a second, or -1", maxRate)
+	case c.Bridge == "" && c.Discover != nil && *c.Discover:
+		return errors.New("discover: there is no bridge to find workloads at")
 	case c.Bridge == "" && (c.OpenFlow != "" || c.Uplink != "" || c.UplinkAddrDevice != "" || c.OVSDB != ""):
 		return errors.New("bridge: none given, but openflow, ovsdb, uplink or uplink_addr_device is")
 	case c.Bridge == "":
-		return nil
-	case !strings.HasPrefix(c.OpenFlow, "unix:") && !strings.HasPrefix(c.OpenFlow, "tcp:"):
+		return c.checkExternal()
+	case c.OpenFlow == "" && c.OVSDB != "" && !strings.HasPrefix(c.OVSDB, "unix:"):
+		return errors.New("openflow: none given, and ovsdb is no unix:PATH beside which it could be")
+	case c.OpenFlow != "" && !strings.HasPrefix(c.OpenFlow, "unix:") && !strings.HasPrefix(c.OpenFlow, "tcp:"):
 		return fmt.Errorf("openflow: %q is neither unix:PATH nor tcp:HOST:PORT", c.OpenFlow)
-	case c.Uplink == "":
-		return errors.New("uplink: no interface given")
+	case c.OVSDB == NoOVSDB && c.Uplink == "":
+		return errors.New("uplink: without ovsdb it is not found: give it")
+	case c.OVSDB == NoOVSDB && c.Discovery.NoLearning && c.Discovers():
+		return errors.New("discovery.no_learning: without ovsdb there is nothing else to find addresses by")
+	case c.Uplink == "" && c.UplinkAddrDevice != "":
+		return errors.New("uplink: none given, but uplink_addr_device is: give both, or leave both to be found")
 	}
 	for field, name := range map[string]string{"bridge": c.Bridge, "uplink": c.Uplink, "uplink_addr_device": c.UplinkAddrDevice} {
 		if len(name) > maxName {
 			return fmt.Errorf("%s: %q is longer than an interface's name can be", field, name)
 		}
 	}
-	return nil
+	return c.checkExternal()
 }
 
 // checkOwnPorts: what peers send to a reserved port never reaches a socket of this host.
@@ -114,7 +132,7 @@ func (c *Config) checkOwnPorts() error {
 	for _, own := range []struct {
 		field string
 		at    netip.AddrPort
-	}{{"listen", c.Listen}, {"signal.serve", c.Signal.Serve}, {"signal.cluster.listen", cluster}} {
+	}{{"listen", c.Listen}, {"signal.serve", c.Signal.Serve}, {"signal.cluster.listen", cluster}, {"dns", c.DNS}} {
 		if c.Bridge != "" && own.at.IsValid() && r.Contains(own.at.Port()) {
 			return fmt.Errorf("%s: port %d is one of those set aside for bypassed flows (%d-%d)", own.field, own.at.Port(), r.First(), r.Last())
 		}
@@ -130,6 +148,8 @@ func (c *Config) checkTAP() error {
 		return fmt.Errorf("tap.name: %q cannot be an interface's name", c.TAP.Name)
 	case c.TAP.MTU != 0 && (c.TAP.MTU < minMTU || c.TAP.MTU > maxMTU):
 		return fmt.Errorf("tap.mtu: %d is not between %d and %d", c.TAP.MTU, minMTU, maxMTU)
+	case c.TAP.Queues < 0 || c.TAP.Queues > tap.MaxQueues:
+		return fmt.Errorf("tap.queues: %d is not between 1 and %d", c.TAP.Queues, tap.MaxQueues)
 	}
 	return nil
 }

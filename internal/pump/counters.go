@@ -15,29 +15,33 @@ type Drop uint8
 // Causes. Those that begin with Out met a frame of the device, those with In a
 // datagram of a link.
 const (
-	OutMalformed Drop = iota // too short, or an offload that does not fit its headers
-	OutSourceMAC             // nobody attached or learned it, or it is a peer's
-	OutSourceIP              // not the endpoint's
-	OutLinkLocal             // 01:80:c2:00:00:0x, which no bridge forwards
-	OutLocal                 // to a local station: the switch's job
-	OutNoLink                // to a peer without a link
-	OutNoPeers               // to flood, and there is no link at all
-	OutTooLong               // longer than the peer's device takes
-	OutLinkError             // the link failed while sending
-	OutOpening               // a SYN over its workload's allowance (see Opens)
-	OutReleased              // a held SYN that could neither be injected nor sent
-	InMalformed              // empty, or too short
-	InKind                   // of a kind that we do not know
-	InEarly                  // a frame before both Hellos
-	InSourceMAC              // the peer did not announce it, or somebody else holds it
-	InSourceIP               // the peer did not announce it for that MAC
-	InLinkLocal              // 01:80:c2:00:00:0x
-	InNotHere                // to a station of another peer: never from link to link
-	InFragment               // a fragment that is none, or does not fit the others
-	InLate                   // a fragment that was there already, or whose frame was given up
-	InIncomplete             // a frame of which a fragment did not come in time
-	InCrowded                // a frame given up because later ones needed the room
-	Drops                    // how many causes there are
+	OutMalformed  Drop = iota // too short, or an offload that does not fit its headers
+	OutSourceMAC              // nobody attached or learned it, or it is a peer's
+	OutSourceIP               // not the endpoint's
+	OutLinkLocal              // 01:80:c2:00:00:0x, which no bridge forwards
+	OutLocal                  // to a local station: the switch's job
+	OutNoLink                 // to a peer without a link
+	OutNoPeers                // to flood, and there is no link at all
+	OutTooLong                // longer than the peer's device takes
+	OutLinkError              // the link failed while sending
+	OutOpening                // a SYN over its workload's allowance (see Opens)
+	OutReleased               // a held SYN that could neither be injected nor sent
+	OutUnresolved             // to an address that nobody has, or to whose peer no link came in time
+	OutCrowded                // to an unknown address, and there was no room to wait
+	OutLookups                // to an unknown address, of an endpoint that asks for too many
+	OutBroadcast              // to a group, of an endpoint that sends too many
+	InMalformed               // empty, or too short
+	InKind                    // of a kind that we do not know
+	InEarly                   // a frame before both Hellos
+	InSourceMAC               // the peer did not announce it, or somebody else holds it
+	InSourceIP                // the peer did not announce it for that MAC
+	InLinkLocal               // 01:80:c2:00:00:0x
+	InNotHere                 // to a station of another peer: never from link to link
+	InFragment                // a fragment that is none, or does not fit the others
+	InLate                    // a fragment that was there already, or whose frame was given up
+	InIncomplete              // a frame of which a fragment did not come in time
+	InCrowded                 // a frame given up because later ones needed the room
+	Drops                     // how many causes there are
 )
 
 // Counters are kept by all pumps of a Network.
@@ -47,6 +51,8 @@ type Counters struct {
 	OutFrames, OutBytes, InFrames, InBytes atomic.Uint64
 	// Flooded frames of the device went to every peer.
 	Flooded atomic.Uint64
+	// Answered are who-has questions.
+	Answered atomic.Uint64
 	// TooBig are the messages that told workloads so.
 	TooBig atomic.Uint64
 	// Held SYNs, and what became of them.

@@ -130,7 +130,7 @@ func (o *Out) fragmentIP(p *Port, frame []byte, f tap.Offload, mtu int) error {
 func (o *Out) split(p *Port, frame []byte) {
 	if len(frame) <= p.room() {
 		copy(o.reserve(p, len(frame)), frame)
-		p.batch.Commit(len(frame), tap.Offload{})
+		o.lane(p).batch.Commit(len(frame), tap.Offload{})
 		return
 	}
 	count, size, ok := shares(len(frame), int(p.limit.Load())-fragmentHeader)
@@ -138,28 +138,29 @@ func (o *Out) split(p *Port, frame []byte) {
 		o.Counters.Drop(OutTooLong)
 		return
 	}
-	f := fragment{count: count, length: len(frame), number: p.frames}
-	p.frames++
+	f := fragment{count: count, length: len(frame), number: p.frames.Add(1) - 1}
+	l := o.lane(p)
 	for ; f.index < count; f.index++ {
 		part := frame[f.index*size : min((f.index+1)*size, len(frame))]
 		d := o.reserve(p, fragmentHeader+len(part))
 		f.putHeader(d)
 		copy(d[fragmentHeader:], part)
-		p.kinds[p.batch.Len()] = partOfFrame
+		l.kinds[l.batch.Len()] = partOfFrame
 		if f.index+1 == count {
-			p.kinds[p.batch.Len()] = lastPart
+			l.kinds[l.batch.Len()] = lastPart
 		}
-		p.batch.Commit(len(d), tap.Offload{})
+		l.batch.Commit(len(d), tap.Offload{})
 	}
 	p.Out.Add(len(frame))
 }
 
 // reserve makes room in p's batch, which takes any datagram of the link when it is empty.
 func (o *Out) reserve(p *Port, n int) []byte {
-	d := p.batch.Reserve(n)
+	b := o.lane(p).batch
+	d := b.Reserve(n)
 	if d == nil {
 		o.flush(p)
-		d = p.batch.Reserve(n)
+		d = b.Reserve(n)
 	}
 	return d
 }

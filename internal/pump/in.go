@@ -40,32 +40,35 @@ type InConfig struct {
 // What is joined has the same addresses, so one check is as good as one for each.
 type In struct {
 	InConfig
-	classifier *bypass.Classifier
-	packet     bypass.Packet
-	view       *l2.View
-	now        time.Time
-	keep       [inFrames]bool
-	fragments  reassembly
-	joiner     seg.Joiner
-	joined     *tap.Batch // what goes to the device if it takes super-frames
-	mixed      *tap.Batch // what goes to the device if fragments became frames
-	moved      int        // how many datagrams of the batch are in mixed, or nowhere
+	fragments reassembly
+
+	// Of the batch under way:
+	*desk
+	view   *l2.View
+	now    time.Time
+	joined *tap.Batch // what goes to the device if it takes super-frames
+	mixed  *tap.Batch // what goes to the device if fragments became frames
+	moved  int        // how many datagrams of the batch are in mixed, or nowhere
 }
 
 // NewIn makes an In.
 func NewIn(c InConfig) *In {
-	return &In{InConfig: c, classifier: bypass.NewClassifier(), fragments: reassembly{counters: c.Counters}}
+	if c.Spares == nil {
+		c.Spares = NewSpares()
+	}
+	return &In{InConfig: c, fragments: reassembly{counters: c.Counters}}
 }
 
 // Run returns when the link ends or breaks the protocol.
 func (in *In) Run() error {
 	defer in.fragments.end()
-	b := tap.NewBatch(inFrames, inBytes)
+	b := tap.Lend(in.Spares.batches)
 	for {
 		if err := in.Port.link.RecvBatch(b); err != nil {
 			return err
 		}
-		if err := in.Batch(b); err != nil {
+		err := in.Batch(b)
+		if b.Release(); err != nil {
 			return err
 		}
 	}
@@ -76,10 +79,12 @@ func (in *In) Batch(b *tap.Batch) error {
 	in.view, in.now = in.Stations.View(), time.Now()
 	in.fragments.expire(in.now)
 	in.moved = 0
+	in.desk = in.Spares.desks.Get()
+	defer in.release()
 	joins, controls := in.Writer.caps.Join, 0
-	if joins && in.joined == nil {
-		in.joined = tap.NewBatch(inFrames, inBytes)
-		in.joiner.UDP = in.Writer.caps.JoinUDP
+	if joins {
+		in.joined = in.Spares.batches.Get()
+		in.joiner = seg.Joiner{UDP: in.Writer.caps.JoinUDP}
 	}
 	for i := range b.Len() {
 		in.keep[i] = false
@@ -120,6 +125,19 @@ func (in *In) Batch(b *tap.Batch) error {
 	return nil
 }
 
+// release gives back what the batch took.
+func (in *In) release() {
+	for _, b := range []**tap.Batch{&in.joined, &in.mixed} {
+		if *b != nil {
+			(*b).Reset()
+			in.Spares.batches.Put(*b)
+			*b = nil
+		}
+	}
+	in.Spares.desks.Put(in.desk)
+	in.desk, in.view = nil, nil
+}
+
 // finished completes a checksum that was left out; false: it cannot have been.
 func (in *In) finished(frame []byte, partial bool) bool {
 	if !partial {
@@ -151,7 +169,7 @@ func (in *In) fragment(b *tap.Batch, i int) {
 		return
 	}
 	if in.mixed == nil {
-		in.mixed = tap.NewBatch(inFrames, inBytes)
+		in.mixed = in.Spares.batches.Get()
 	}
 	in.move(b, i)
 	in.mix(frame)
@@ -251,8 +269,11 @@ func (in *In) frame(frame []byte, segments int) bool {
 	in.Port.In.AddN(segments, len(frame))
 	in.Counters.InFrames.Add(1)
 	in.Counters.InBytes.Add(uint64(len(frame)))
-	if to != nil {
+	switch {
+	case to != nil:
 		in.flow(frame, segments, from)
+	case dst.IsMulticast():
+		in.Port.floods.Add(uint64(segments))
 	}
 	return true
 }

@@ -2,6 +2,7 @@ package pump
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/viasnet/vias/bypass"
@@ -33,6 +34,8 @@ type Shared struct {
 	Opens    *Opens
 	// Bypass: there is a Host, so flows may leave the overlay.
 	Bypass bool
+	// Spares are for those who receive; nil = each its own.
+	Spares *Spares
 }
 
 // Opened gives back what a flow's SYN took from its workload's allowance, once: the
@@ -46,20 +49,27 @@ func (s *Shared) Opened(e *flowtable.Entry, workload tap.MAC) {
 // OutConfig is what Out needs.
 type OutConfig struct {
 	Shared
+	// Device is one queue; Queue is its number. Each queue has an Out of its own.
 	Device tap.Device
+	Queue  int
+	// Alone, if set, is held for each batch, so that the Outs of several queues take turns:
+	// what a flow remembers to ask for a bypass is of one goroutine at a time.
+	Alone *sync.Mutex
 	// Writer takes what we tell workloads; nil = nothing.
 	Writer *Writer
 	Learn  bool
 	// Learned is called when a station was learned. It must not block.
 	Learned func()
 	Trigger Trigger
+	// Finder finds unknown destinations; nil = they are flooded.
+	Finder Finder
 }
 
 // Out moves frames from the device to the links. It belongs to one goroutine.
 //
 //	batch from the device
 //	 1. source check (or learn)
-//	 2. destination: flood, local, or a peer
+//	 2. destination: flood, local, or a peer; a Finder may keep the frame until there is one
 //	 3. classify, count, trigger a bypass, perhaps hold
 //	 4. cut into finished frames and fragments behind the peer's others
 //	one send per peer
@@ -73,9 +83,11 @@ type Out struct {
 	ports      *portSet
 	now        time.Time
 	dirty      []*Port
+	spare      []*pending
 	finished   *tap.Batch
 	pieces     *tap.Batch // IP's fragments of one frame
 	notices    notices
+	found      discovery
 	scratch    [flowtable.MaxHeldFrame]byte
 }
 
@@ -91,17 +103,25 @@ func (o *Out) Run() error {
 		if err := o.Device.ReadBatch(b); err != nil {
 			return fmt.Errorf("%w: %w", ErrDevice, err)
 		}
+		if o.Alone == nil {
+			o.Batch(b)
+			continue
+		}
+		o.Alone.Lock()
 		o.Batch(b)
+		o.Alone.Unlock()
 	}
 }
 
-// Batch sends one batch of the device's frames.
-func (o *Out) Batch(b *tap.Batch) {
+// forward sends a batch of frames.
+func (o *Out) forward(b *tap.Batch) {
 	o.view, o.ports, o.now = o.Stations.View(), o.Ports.load(), time.Now()
 	for i := range b.Len() {
 		frame := b.Frame(i)
-		o.Counters.OutFrames.Add(1)
-		o.Counters.OutBytes.Add(uint64(len(frame)))
+		if !o.found.releasing { // else they were counted when they came
+			o.Counters.OutFrames.Add(1)
+			o.Counters.OutBytes.Add(uint64(len(frame)))
+		}
 
 		from, cause := o.source(frame)
 		if cause != l2.OK {
@@ -115,7 +135,9 @@ func (o *Out) Batch(b *tap.Batch) {
 		}
 		to := o.view.MAC(dst)
 		if to == nil { // broadcast, multicast and unknown
-			o.flood(frame, b.Offload(i))
+			if !o.unknown(frame, b.Offload(i), from, dst) {
+				o.flood(frame, b.Offload(i))
+			}
 			continue
 		}
 		if to.Local() {
@@ -123,6 +145,9 @@ func (o *Out) Batch(b *tap.Batch) {
 			continue
 		}
 		port := o.ports.byPeer[to.Peer]
+		if port == nil && o.unlinked(frame, b.Offload(i), from, to) {
+			continue
+		}
 		if o.flow(frame, b.Offload(i), from, to, port) {
 			continue // held, or dropped
 		}
@@ -134,11 +159,7 @@ func (o *Out) Batch(b *tap.Batch) {
 			o.tooBig(frame, mtu)
 		}
 	}
-	for _, p := range o.dirty {
-		o.flush(p)
-		p.dirty = false
-	}
-	o.dirty = o.dirty[:0]
+	o.flushAll()
 }
 
 // source is the local station that a frame came from.
@@ -164,6 +185,7 @@ func (o *Out) flood(frame []byte, f tap.Offload) {
 	}
 	o.Counters.Flooded.Add(1)
 	for _, p := range o.ports.list {
+		p.floods.Add(1)
 		o.send(p, frame, f)
 	}
 }
@@ -194,7 +216,9 @@ func (o *Out) flow(frame []byte, f tap.Offload, from, to *l2.Station, port *Port
 	switch {
 	case p.SYN:
 		e.SetOpened(flowtable.OpenedHere)
-		e.Ask = flowtable.Ask{Base: e.Total()}
+		if o.Bypass {
+			e.Ask = flowtable.Ask{Base: e.Total()}
+		}
 	case p.FIN:
 		e.SetClosed()
 	}

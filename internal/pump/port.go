@@ -28,14 +28,22 @@ type Port struct {
 	ready atomic.Bool  // both Hellos are there
 	// device is the MTU of the peer's; 0 = not known.
 	device atomic.Int64
+	// floods are frames, both ways, that were to a group.
+	floods atomic.Uint64
 
 	mu sync.Mutex // serialises link.SendBatch: Out, control messages, released frames
 
-	// Of the Out goroutine:
-	batch  *tap.Batch
-	dirty  bool              // batch is not empty and listed to be flushed
-	kinds  [linkFrames]uint8 // what each datagram of batch is
-	frames uint32            // number of the next frame that goes in fragments
+	frames atomic.Uint32 // numbers of frames that go in fragments
+	lanes  [tap.MaxQueues]lane
+}
+
+// lane is what a Port has for the Out of one queue. It belongs to its goroutine.
+type lane struct{ *pending } // nil = nothing is to be sent
+
+// pending is what is to be sent. Out lends one to each Port that it has something for.
+type pending struct {
+	batch *tap.Batch
+	kinds [linkFrames]uint8 // what each datagram of batch is
 }
 
 // NewPort wraps link.
@@ -44,6 +52,9 @@ func NewPort(link overlay.Link) *Port {
 	p.Refresh()
 	return p
 }
+
+// Unicast is how many frames, both ways, were to one station. It is not exact while frames pass.
+func (p *Port) Unicast() uint64 { return p.Out.Packets() + p.In.Packets() - p.floods.Load() }
 
 // Refresh asks the link anew how long datagrams may be.
 func (p *Port) Refresh() overlay.Path {
@@ -164,7 +175,7 @@ var ErrDevice = errors.New("device")
 
 // Writer lets many links write to the one device.
 type Writer struct {
-	failed chan error // room for one
+	failed chan error // room for one a queue
 	caps   tap.Caps
 
 	mu     sync.Mutex // a Device allows one writer at a time
@@ -173,8 +184,16 @@ type Writer struct {
 }
 
 // NewWriter makes a Writer. It does not own d.
-func NewWriter(d tap.Device) *Writer {
-	return &Writer{device: d, caps: d.Caps(), failed: make(chan error, 1)}
+func NewWriter(d tap.Device) *Writer { return NewWriters([]tap.Device{d})[0] }
+
+// NewWriters makes one for each queue of a device. Failed of any is of all.
+func NewWriters(queues []tap.Device) []*Writer {
+	failed := make(chan error, len(queues))
+	list := make([]*Writer, 0, len(queues))
+	for _, d := range queues {
+		list = append(list, &Writer{device: d, caps: d.Caps(), failed: failed})
+	}
+	return list
 }
 
 // Write writes b's frames. It has no error: the link that a frame came by has no

@@ -45,6 +45,7 @@ func (w *wire) SendBatch(b *tap.Batch) error {
 }
 func (w *wire) RecvBatch(*tap.Batch) error    { return overlay.ErrClosed }
 func (w *wire) Path() overlay.Path            { return overlay.Path{MTU: w.mtu} }
+func (w *wire) Stats() overlay.LinkStats      { return overlay.LinkStats{} }
 func (w *wire) Close() error                  { return nil }
 func (w *wire) ReadBatch(*tap.Batch) error    { return tap.ErrClosed }
 func (w *wire) WriteBatch(b *tap.Batch) error { w.delivered += b.Len(); return w.err }

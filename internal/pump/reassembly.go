@@ -17,7 +17,7 @@ type reassembly struct {
 	counters *Counters
 	// ring has the frames in the order in which they began, the newest before next. Those that are
 	// complete or given up stay until it comes round, so that repeats are known.
-	ring  [maxAssemblies]assembly
+	ring  []assembly // nil until there is a fragment
 	next  int
 	open  int      // how many are not complete
 	bytes int      // of all buffers, spare ones too
@@ -81,6 +81,9 @@ func (r *reassembly) find(number uint32) *assembly {
 
 // begin takes the oldest frame's place.
 func (r *reassembly) begin(f *fragment, now time.Time) *assembly {
+	if r.ring == nil {
+		r.ring = make([]assembly, maxAssemblies)
+	}
 	a := &r.ring[r.next]
 	r.next = (r.next + 1) % maxAssemblies
 	r.giveUp(a, InCrowded)

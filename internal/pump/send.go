@@ -37,32 +37,59 @@ func (o *Out) send(p *Port, frame []byte, f tap.Offload) (mtu int) {
 		o.Counters.Drop(OutMalformed)
 		return 0
 	}
-	for !o.cutter.Next(p.batch) {
+	for !o.cutter.Next(o.lane(p).batch) {
 		o.flush(p)
 	}
 	return 0
 }
 
+// lane is what p has for this Out.
+func (o *Out) lane(p *Port) *lane { return &p.lanes[o.Queue] }
+
+// maxDirty is for how many peers something is kept at a time: a flood to a thousand of them is sent
+// by and by.
+const maxDirty = 16
+
 // open readies p's batch.
 func (o *Out) open(p *Port) {
-	if p.batch == nil {
-		p.batch = tap.NewBatch(linkFrames, max(linkBytes, 2*int(p.limit.Load())))
+	l := o.lane(p)
+	if l.pending != nil {
+		return
 	}
-	if !p.dirty {
-		p.dirty = true
-		o.dirty = append(o.dirty, p)
+	if len(o.dirty) == maxDirty {
+		o.flushAll()
 	}
+	p.Refresh() // the path's MTU changes at any time
+	o.dirty = append(o.dirty, p)
+	bytes := max(linkBytes, 2*int(p.limit.Load()))
+	if n := len(o.spare); n > 0 && o.spare[n-1].batch.Free() >= bytes {
+		l.pending, o.spare = o.spare[n-1], o.spare[:n-1]
+		return
+	}
+	l.pending = &pending{batch: tap.NewBatch(linkFrames, bytes)}
+}
+
+// flushAll sends all that was appended.
+func (o *Out) flushAll() {
+	for _, p := range o.dirty {
+		o.flush(p)
+		l := o.lane(p)
+		o.spare = append(o.spare, l.pending)
+		l.pending = nil
+	}
+	o.dirty = o.dirty[:0]
 }
 
 // flush sends what was appended.
 func (o *Out) flush(p *Port) {
-	b := p.batch
+	l := o.lane(p)
+	b := l.batch
 	if b.Len() == 0 {
 		return
 	}
 	frames, whole, bytes := 0, 0, 0
 	for i := range b.Len() {
-		switch p.kinds[i] {
+		switch l.kinds[i] {
 		case wholeFrame:
 			kind := byte(control.KindFrame)
 			if b.Offload(i).NeedsChecksum {
@@ -83,6 +110,6 @@ func (o *Out) flush(p *Port) {
 	if err := p.Send(b); err != nil {
 		o.Counters.DropN(OutLinkError, frames)
 	}
-	clear(p.kinds[:b.Len()])
+	clear(l.kinds[:b.Len()])
 	b.Reset()
 }

@@ -91,16 +91,16 @@ func (j *Joiner) finish() (o tap.Offload) {
 // finished one, or, if partial, one whose checksum was left out (Cutter.Partial). An empty out
 // takes any frame that it was made for.
 func (j *Joiner) Add(out *tap.Batch, frame []byte, partial bool) Joined {
-	h, ok := parse(frame)
-	if partial && !(ok && h.whole(frame)) {
-		return Unfit
-	}
 	if j.open != nil {
-		if ok && j.follows(frame, &h, partial) {
-			j.append(frame, &h)
+		if j.follows(frame, partial) {
+			j.append(frame)
 			return Taken
 		}
 		j.Flush(out)
+	}
+	h, ok := parse(frame)
+	if partial && !(ok && h.whole(frame)) {
+		return Unfit
 	}
 	if !ok || !j.joins(frame, &h, partial) {
 		var o tap.Offload
@@ -141,17 +141,11 @@ func (j *Joiner) joins(frame []byte, h *headers, partial bool) bool {
 		if frame[h.l4+13]&^tcpPSH != ack || !h.plainTCP(frame) {
 			return false
 		}
-	} else if !j.UDP || h.noChecksum(frame, partial) {
+	} else if !j.UDP || !partial && same16(frame[h.l4+6:], noChecksum[:]) {
 		return false
 	}
 	ip := frame[h.l3:]
 	return (h.v6 || Sum(ip[:ipv4HeaderLen], 0) == 0xffff) && h.verified(frame, partial)
-}
-
-// noChecksum: UDP's 0 means that the sender uses none.
-func (h *headers) noChecksum(frame []byte, partial bool) bool {
-	u := frame[h.l4:]
-	return !partial && u[6] == 0 && u[7] == 0
 }
 
 // verified tells whether the transport's checksum is right; a wrong one must not become a
@@ -164,48 +158,53 @@ func (h *headers) verified(frame []byte, partial bool) bool {
 	return Sum(t, h.pseudo(frame[h.l3:], len(t))) == 0xffff
 }
 
-// follows tells whether a frame is what comes behind the open ones.
-func (j *Joiner) follows(frame []byte, h *headers, partial bool) bool {
-	n, o := h.end-h.payload, j.open
-	if !j.joining || h.l4 != j.h.l4 || h.payload != j.h.payload || h.end != len(frame) ||
-		n == 0 || n > j.size || j.n+n > len(o) || h.protocol != j.h.protocol || h.v6 != j.h.v6 {
-		return false
-	}
-	return same64(frame, o) && same64(frame[6:], o[6:]) && // Ethernet
-		j.followsIP(frame[h.l3:], o[h.l3:]) && j.followsTransport(frame[h.l4:h.payload], o[h.l4:h.payload]) &&
-		(h.protocol == ProtocolTCP || h.whole(frame) && !h.noChecksum(frame, partial)) && h.verified(frame, partial)
+// follows tells whether a frame is what comes behind the open ones. It is not parsed: where its
+// headers are the first one's, but for what a Cutter changes, they mean the same.
+func (j *Joiner) follows(frame []byte, partial bool) bool {
+	h, o := &j.h, j.open
+	n := len(frame) - h.payload
+	return j.joining && n > 0 && n <= j.size && j.n+n <= len(o) &&
+		same64(frame, o) && same64(frame[6:], o[6:]) && // Ethernet
+		j.followsIP(frame[h.l3:], o[h.l3:]) && j.followsTransport(frame[h.l4:], o[h.l4:h.payload], partial) &&
+		h.verified(frame, partial)
 }
 
 func (j *Joiner) followsIP(ip, was []byte) bool {
-	if j.h.v6 { // all but the payload's length
-		return same32(ip, was) && same16(ip[6:], was[6:]) && bytes.Equal(ip[8:ipv6HeaderLen], was[8:ipv6HeaderLen])
+	if j.h.v6 { // all but the payload's length, which must be right
+		return same32(ip, was) && int(binary.BigEndian.Uint16(ip[4:])) == len(ip)-ipv6HeaderLen && same16(ip[6:], was[6:]) &&
+			bytes.Equal(ip[8:ipv6HeaderLen], was[8:ipv6HeaderLen])
 	}
-	// All but length, identification, which counts up, and checksum, which must be right.
+	// All but length and checksum, which must be right, and identification, which counts up.
 	length, sum := binary.BigEndian.Uint16(ip[2:]), binary.BigEndian.Uint16(ip[10:])
-	return same16(ip, was) && binary.BigEndian.Uint16(ip[4:]) == j.id && same32(ip[6:], was[6:]) && same64(ip[12:], was[12:]) &&
-		uint16(ipv4Sum(j.ipSum, length, j.id)) == ^sum
+	return same16(ip, was) && int(length) == len(ip) && binary.BigEndian.Uint16(ip[4:]) == j.id &&
+		same32(ip[6:], was[6:]) && same64(ip[12:], was[12:]) && uint16(ipv4Sum(j.ipSum, length, j.id)) == ^sum
 }
 
-func (j *Joiner) followsTransport(t, first []byte) bool {
+func (j *Joiner) followsTransport(t, first []byte, partial bool) bool {
 	if !same32(t, first) { // ports
 		return false
 	}
 	if j.h.protocol == ProtocolUDP {
-		return true
+		return int(binary.BigEndian.Uint16(t[4:])) == len(t) && (partial || !same16(t[6:], noChecksum[:]))
 	}
 	return binary.BigEndian.Uint32(t[4:]) == j.next &&
 		same32(t[8:], first[8:]) && t[12] == first[12] && // acknowledgement, header's length
 		(t[13]^first[13])&^tcpPSH == 0 && // flags
-		same16(t[14:], first[14:]) && bytes.Equal(t[18:], first[18:]) // window, urgent pointer, options
+		same16(t[14:], first[14:]) && // window
+		same16(t[18:], first[18:]) && bytes.Equal(t[tcpHeaderLen:len(first)], first[tcpHeaderLen:]) // urgent pointer, options
 }
+
+// noChecksum in UDP's field means that the sender uses none.
+var noChecksum = [2]byte{}
 
 func same16(a, b []byte) bool { return binary.NativeEndian.Uint16(a) == binary.NativeEndian.Uint16(b) }
 func same32(a, b []byte) bool { return binary.NativeEndian.Uint32(a) == binary.NativeEndian.Uint32(b) }
 func same64(a, b []byte) bool { return binary.NativeEndian.Uint64(a) == binary.NativeEndian.Uint64(b) }
 
-func (j *Joiner) append(frame []byte, h *headers) {
-	n := h.end - h.payload
-	j.n += copy(j.open[j.n:], frame[h.payload:h.end])
+func (j *Joiner) append(frame []byte) {
+	h := &j.h
+	n := copy(j.open[j.n:], frame[h.payload:])
+	j.n += n
 	j.next += uint32(n)
 	j.id++
 	j.count++

@@ -80,7 +80,7 @@ func (r *run) replay(steps []step) {
 			r.p, saved = saved[len(saved)-1], saved[:len(saved)-1]
 			r.dead = false
 		case s.meter != 0:
-			r.dead = r.dead || !r.sw.passesLocked(s.meter, r.now)
+			r.dead = r.dead || !r.sw.passesLocked(s.meter, r.size, r.now)
 		case s.action != nil && !r.dead:
 			r.at = s.at
 			r.primitive(s.action)

@@ -24,6 +24,7 @@ const (
 	badMatchDup    = 10
 
 	flowModBadTable   = 2
+	flowModOverlap    = 3
 	flowModBadCommand = 6
 
 	groupModExists     = 0

@@ -63,8 +63,14 @@ func (c *Conn) loseLocked() {
 }
 
 // eventLocked queues ev for every watcher of every connection.
-func (s *Switch) eventLocked(ev ofctl.Event) {
+func (s *Switch) eventLocked(ev ofctl.Event) { s.eventButLocked(ev, nil) }
+
+// eventButLocked is eventLocked for all connections but one.
+func (s *Switch) eventButLocked(ev ofctl.Event, but *Conn) {
 	for c := range s.conns {
+		if c == but {
+			continue
+		}
 		for w := range c.watchers {
 			w.push(ev)
 		}
@@ -156,6 +162,17 @@ func (c *Conn) Flows(ctx context.Context, filter ofctl.FlowFilter) (stats []ofct
 	return stats, err
 }
 
+// Aggregate is the sum over what Flows would dump.
+func (c *Conn) Aggregate(ctx context.Context, filter ofctl.FlowFilter) (sum ofctl.Aggregate, err error) {
+	stats, err := c.Flows(ctx, filter)
+	for _, s := range stats {
+		sum.Packets += s.Packets
+		sum.Bytes += s.Bytes
+	}
+	sum.Flows = uint32(len(stats))
+	return sum, err
+}
+
 // Groups dumps groups in rising order of their IDs; the caller owns the result.
 func (c *Conn) Groups(ctx context.Context) (groups []ofctl.Group, err error) {
 	err = c.use(ctx, "groups", func() { groups = c.sw.groupsLocked() })
@@ -235,7 +252,7 @@ func (c *Conn) Close() error {
 // matches, the same every time.
 func (s *Switch) statsLocked(filter ofctl.FlowFilter) []ofctl.FlowStat {
 	now := time.Now()
-	fs := s.tables.selected(filter.Table, filter.Match.Canonical(), filter.Cookie, filter.CookieMask)
+	fs := s.tables.selected(filter)
 	slices.SortFunc(fs, compareFlows)
 	stats := make([]ofctl.FlowStat, len(fs))
 	for i, f := range fs {

@@ -9,7 +9,9 @@
 // instructions only and restarts the hard time-out; ADD over an entry keeps its
 // counters; a miss in a later table still runs the action set; no fragment has
 // ports. It differs in this: packet-ins are cut to max_len (Open vSwitch, which has
-// no buffers, sends all), and goto a table that does not exist is refused.
+// no buffers, sends all), goto a table that does not exist is refused, and there are no
+// tunnels, queues, VLAN priorities, SCTP, flow labels or link-layer addresses of ND to
+// match.
 //
 // A Switch misbehaves on request: stale caches ([Switch.SetStale]), refusals
 // ([Switch.FailNext]), lost replies ([Switch.LoseNext]), stalls ([Switch.Stall]),

@@ -63,7 +63,7 @@ func RunConformance(t *testing.T, make func(t *testing.T) Harness) {
 }
 
 func conformanceCases() []conformanceCase {
-	return slices.Concat(flowCases(), lifetimeCases(), tetherCases(), bundleCases(), groupCases(), meterCases(),
+	return slices.Concat(flowCases(), flagCases(), lifetimeCases(), tetherCases(), bundleCases(), groupCases(), meterCases(),
 		rewriteCases(), pipelineCases(), matchCases(), normalCases(), controllerCases())
 }
 

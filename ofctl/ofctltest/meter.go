@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/viasnet/vias/ofctl"
-	"github.com/viasnet/vias/ofctl/internal/ofp"
 )
 
 // maxMeters is the highest ID of a meter.
@@ -19,6 +18,9 @@ const (
 	meterModInvalid = 2
 	meterModUnknown = 3
 	meterModCommand = 4
+
+	meterModBadFlags = 5
+	meterModBadBand  = 8
 )
 
 // meter is a token bucket. Switch.mu guards it.
@@ -26,6 +28,8 @@ type meter struct {
 	ofctl.Meter
 	tokens float64
 	filled time.Time
+	made   time.Time
+	count  ofctl.MeterStat
 }
 
 // capacity is how many frames may come at once.
@@ -37,20 +41,24 @@ func (m *meter) capacity() float64 {
 }
 
 func newMeter(m ofctl.Meter, now time.Time) *meter {
-	n := &meter{Meter: m, filled: now}
+	n := &meter{Meter: m, filled: now, made: now, count: ofctl.MeterStat{ID: m.ID, Bands: make([]ofctl.Counter, 1)}}
 	n.tokens = n.capacity()
 	return n
 }
 
 // passesLocked counts a frame and tells whether the meter lets it go on; 0 is no meter.
-func (s *Switch) passesLocked(id uint32, now time.Time) bool {
+func (s *Switch) passesLocked(id uint32, size int, now time.Time) bool {
 	m := s.tables.meters[id]
 	if m == nil {
 		return true
 	}
 	m.tokens = min(m.capacity(), m.tokens+now.Sub(m.filled).Seconds()*float64(m.Rate))
 	m.filled = now
+	m.count.Packets++
+	m.count.Bytes += uint64(size)
 	if m.tokens < 1 {
+		m.count.Bands[0].Packets++
+		m.count.Bands[0].Bytes += uint64(size)
 		return false
 	}
 	m.tokens--
@@ -67,6 +75,10 @@ func (t *transaction) meterMod(m ofctl.MeterMod) error {
 	case m.Command == ofctl.Delete:
 		t.removeMeters(id)
 		return nil
+	case m.Meter.Remark.Rate > 0 || m.Meter.Rate == 0:
+		return refuse(ofctl.ErrTypeMeterModFailed, meterModBadBand)
+	case m.Meter.Kilobits:
+		return refuse(ofctl.ErrTypeMeterModFailed, meterModBadFlags)
 	case id == 0 || id > maxMeters:
 		return refuse(ofctl.ErrTypeMeterModFailed, meterModInvalid)
 	case m.Command == ofctl.Add && old != nil:
@@ -103,10 +115,10 @@ func (c *Conn) Meters(ctx context.Context) (list []ofctl.Meter, err error) {
 }
 
 // meterFeatures is what a switch with f says of its meters.
-func meterFeatures(f ofctl.Features) ofp.MeterFeatures {
+func meterFeatures(f ofctl.Features) ofctl.MeterFeatures {
 	if !f.Capabilities.Has(ofctl.CapMeter) {
-		return ofp.MeterFeatures{}
+		return ofctl.MeterFeatures{}
 	}
 	const dropBand, countsFrames, bursts = 1 << 1, 2, 4
-	return ofp.MeterFeatures{MaxMeters: maxMeters, Bands: dropBand, Capabilities: countsFrames | bursts, MaxBands: 1}
+	return ofctl.MeterFeatures{MaxMeters: maxMeters, Bands: dropBand, Capabilities: countsFrames | bursts, MaxBands: 1}
 }

@@ -57,7 +57,7 @@ func (t *transaction) mod(m ofctl.Mod) error {
 		if id := m.Flow.Meter; id != 0 && m.Command < ofctl.Delete && t.sw.tables.meters[id] == nil {
 			return refuse(ofctl.ErrTypeMeterModFailed, meterModInvalid)
 		}
-		t.flowMod(m)
+		return t.flowMod(m)
 	case ofctl.GroupMod:
 		if err := t.sw.checkGroupMod(m); err != nil {
 			return err
@@ -71,26 +71,31 @@ func (t *transaction) mod(m ofctl.Mod) error {
 	return nil
 }
 
-func (t *transaction) flowMod(m ofctl.FlowMod) {
+func (t *transaction) flowMod(m ofctl.FlowMod) error {
 	switch m.Command {
 	case ofctl.Add:
-		t.add(m.Flow)
+		return t.add(m)
 	case ofctl.Modify, ofctl.ModifyStrict:
 		for _, f := range t.targets(m) {
-			t.modify(f, m.Flow)
+			t.modify(f, m)
 		}
 	case ofctl.Delete, ofctl.DeleteStrict:
 		for _, f := range t.targets(m) {
 			t.remove(f, ofctl.RemovedDelete)
 		}
 	}
+	return nil
 }
 
 // targets are the flows that a modification or deletion is about.
 func (t *transaction) targets(m ofctl.FlowMod) []*flow {
 	ts := &t.sw.tables
+	filter := ofctl.FlowFilter{Table: m.Flow.Table, Match: m.Flow.Match, Cookie: m.Flow.Cookie, CookieMask: m.CookieMask}
+	if m.Command >= ofctl.Delete {
+		filter.OutPort, filter.OutGroup = m.OutPort, m.OutGroup
+	}
 	if m.Command == ofctl.Modify || m.Command == ofctl.Delete {
-		return ts.selected(m.Flow.Table, m.Flow.Match, m.Flow.Cookie, m.CookieMask)
+		return ts.selected(filter)
 	}
 	var out []*flow
 	value, mask := compile(m.Flow.Match.Canonical())
@@ -99,41 +104,54 @@ func (t *transaction) targets(m ofctl.FlowMod) []*flow {
 			continue
 		}
 		f := ts.flows[i].find(&value, &mask, m.Flow.Priority)
-		if f != nil && f.matches(&value, &mask, m.Flow.Cookie, m.CookieMask) {
+		if f != nil && f.matches(&value, &mask, &filter) {
 			out = append(out, f)
 		}
 	}
 	return out
 }
 
-// add installs f. A flow with its match and priority is replaced without a
-// FlowRemoved; its counters are carried over, for OFPFF_RESET_COUNTS is not sent
-// (OpenFlow 1.3.5, section 6.4), its age is not.
-func (t *transaction) add(f ofctl.Flow) {
-	n := newFlow(f, t.now)
-	tab := &t.sw.tables.flows[f.Table]
+// add installs a flow. One with its match and priority is replaced without a
+// FlowRemoved; its counters are carried over, unless they are to be reset (OpenFlow
+// 1.3.5, section 6.4), its age is not.
+func (t *transaction) add(m ofctl.FlowMod) error {
+	n := newFlow(m.Flow, t.now)
+	tab := &t.sw.tables.flows[m.Flow.Table]
+	if m.CheckOverlap {
+		for f := range tab.all() {
+			if n.overlaps(f) {
+				return refuse(ofctl.ErrTypeFlowModFailed, flowModOverlap)
+			}
+		}
+	}
 	t.tie(tethers(&n.Flow))
-	if old := tab.find(&n.value, &n.mask, f.Priority); old != nil {
+	if old := tab.find(&n.value, &n.mask, n.Priority); old != nil {
 		tab.remove(old)
 		t.untie(tethers(&old.Flow))
-		n.packets, n.bytes = old.packets, old.bytes
+		if !m.ResetCounts {
+			n.packets, n.bytes = old.packets, old.bytes
+		}
 		t.undo = append(t.undo, func() { tab.insert(old) })
 		t.done = append(t.done, old.stopTimer)
 	}
 	tab.insert(n)
 	t.undo = append(t.undo, func() { tab.remove(n) })
 	t.done = append(t.done, func() { t.sw.armLocked(n) })
+	return nil
 }
 
 // modify replaces f's instructions. Cookie, time-outs, flags, counters and age stay
 // (section 6.4); as in Open vSwitch, the hard time-out starts anew.
-func (t *transaction) modify(f *flow, to ofctl.Flow) {
-	oldFlow, oldModified := f.Flow, f.modified
-	f.setInstructions(to)
+func (t *transaction) modify(f *flow, m ofctl.FlowMod) {
+	oldFlow, oldModified, packets, bytes := f.Flow, f.modified, f.packets, f.bytes
+	f.setInstructions(m.Flow)
+	if m.ResetCounts {
+		f.packets, f.bytes = 0, 0
+	}
 	t.tie(tethers(&f.Flow))
 	t.untie(tethers(&oldFlow))
 	f.modified = t.now
-	t.undo = append(t.undo, func() { f.Flow, f.modified = oldFlow, oldModified })
+	t.undo = append(t.undo, func() { f.Flow, f.modified, f.packets, f.bytes = oldFlow, oldModified, packets, bytes })
 }
 
 func (t *transaction) remove(f *flow, why ofctl.RemovedReason) {

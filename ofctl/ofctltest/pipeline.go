@@ -56,14 +56,17 @@ type step struct {
 // set is still executed.
 func (r *run) pipeline(id uint8) {
 	for {
-		f := r.sw.tables.flows[id].lookup(&r.p.key)
+		table := &r.sw.tables.flows[id]
+		f := table.lookup(&r.p.key)
+		table.lookups++
 		if f == nil {
 			break
 		}
+		table.matched++
 		f.hit(r.size, r.now)
 		r.at = f
 		r.record(step{at: f, hit: true})
-		if r.record(step{meter: f.Meter}); !r.sw.passesLocked(f.Meter, r.now) {
+		if r.record(step{meter: f.Meter}); !r.sw.passesLocked(f.Meter, r.size, r.now) {
 			r.dead, r.set = true, actionSet{}
 			return
 		}
@@ -193,7 +196,12 @@ func (r *run) send(no uint32) { r.sendFrame(no, r.p.frame) }
 
 func (r *run) sendFrame(no uint32, frame []byte) {
 	p := r.sw.ports[no]
-	if p == nil || p.Down || p.NoLink || p.Output == nil {
+	if p == nil || p.Down || p.NoLink || p.NoForward {
+		return
+	}
+	p.count.TxPackets++
+	p.count.TxBytes += uint64(len(frame))
+	if p.Output == nil {
 		return
 	}
 	r.out = append(r.out, delivery{to: p.Output, frame: slices.Clone(frame)})

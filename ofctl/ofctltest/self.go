@@ -28,6 +28,11 @@ func (s *Switch) Flows(ctx context.Context, filter ofctl.FlowFilter) ([]ofctl.Fl
 	return s.conn().Flows(ctx, filter)
 }
 
+// Aggregate is as Conn's.
+func (s *Switch) Aggregate(ctx context.Context, filter ofctl.FlowFilter) (ofctl.Aggregate, error) {
+	return s.conn().Aggregate(ctx, filter)
+}
+
 // Groups is as Conn's.
 func (s *Switch) Groups(ctx context.Context) ([]ofctl.Group, error) { return s.conn().Groups(ctx) }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/viasnet/vias/ofctl"
@@ -36,7 +37,7 @@ func Serve(ctx context.Context, l net.Listener, sw *Switch) error {
 		if err != nil {
 			return fmt.Errorf("ofctltest: serve: %w", err)
 		}
-		s := &session{sw: sw, conn: sw.Connect(), net: conn, bundles: make(map[uint32]*bundle)}
+		s := &session{sw: sw, conn: sw.Connect(), net: conn, bundles: make(map[uint32]*bundle), now: ofctl.RoleEqual, async: defaultAsync()}
 		sessions.Go(func() { s.run(ctx) })
 	}
 }
@@ -47,9 +48,12 @@ type session struct {
 	conn    *Conn
 	net     net.Conn
 	bundles map[uint32]*bundle // by ID; of the reader alone
+	now     ofctl.Role         // Switch.mu guards it
 
 	mu        sync.Mutex // serialises writes
-	packetIns bool       // wanted
+	config    ofctl.ConfigReply
+	packetIns bool // wanted
+	async     ofctl.SetAsync
 }
 
 // bundle is what was added so far, each with its xid.
@@ -69,9 +73,10 @@ func (s *session) run(ctx context.Context) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer func() { _ = s.conn.Close() }()
+	defer s.leaves()
 	watching.Go(func() { s.watch(ctx, cancel) })
 
-	if s.send(0, ofp.Hello{Bitmap: 1 << ofp.Version}) != nil {
+	if s.send(0, ofctl.Hello{Bitmap: 1 << ofp.Version}) != nil {
 		return
 	}
 	r := bufio.NewReader(s.net)
@@ -92,22 +97,13 @@ func (s *session) watch(ctx context.Context, cancel func()) {
 	defer cancel()
 	// The error is that the connection is lost, which is why it is closed now.
 	_ = s.conn.Watch(ctx, func(ev ofctl.Event) {
-		if _, ok := ev.(ofctl.PacketIn); ok && !s.wantsPacketIns() {
-			return
-		}
-		if s.send(0, ev) != nil {
+		if s.wants(ev) && s.send(0, ev) != nil {
 			cancel()
 		}
 	})
 }
 
-func (s *session) wantsPacketIns() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.packetIns
-}
-
-func (s *session) send(xid uint32, m any) error {
+func (s *session) send(xid uint32, m ofctl.Message) error {
 	b, err := ofctl.Encode(nil, xid, m)
 	if err != nil {
 		return err
@@ -140,83 +136,123 @@ func (s *session) refuse(xid uint32, b []byte, err error) error {
 }
 
 // serve answers one request; nil, a refusal, or what ends the connection.
-func (s *session) serve(ctx context.Context, xid uint32, m any) error {
+func (s *session) serve(ctx context.Context, xid uint32, m ofctl.Message) error {
 	switch m := m.(type) {
-	case ofp.Hello:
+	case ofctl.Hello:
 		if !m.Speaks(ofp.Version) {
 			return errors.New("ofctltest: the controller does not speak OpenFlow 1.3")
 		}
 		return nil
-	case ofp.EchoRequest:
-		return s.send(xid, ofp.EchoReply(m))
-	case ofp.EchoReply, *ofctl.SwitchError:
+	case ofctl.EchoRequest:
+		return s.send(xid, ofctl.EchoReply(m))
+	case ofctl.EchoReply, *ofctl.SwitchError:
 		return nil
-	case ofp.Unknown:
-		if m.Type == ofp.TypeSetAsync {
-			return nil // everything is sent anyhow
-		}
-		return refuse(ofctl.ErrTypeBadRequest, badRequestType)
-	case ofp.FeaturesRequest:
+	case ofctl.FeaturesRequest:
 		f := s.conn.Features()
-		return s.send(xid, ofp.FeaturesReply{DatapathID: f.DatapathID, Tables: f.Tables})
-	case ofp.ConfigRequest:
-		return s.send(xid, ofp.ConfigReply{})
-	case ofp.SetConfig:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.packetIns = m.MissSendLen > 0
-		return nil
-	case ofp.BarrierRequest:
-		return s.send(xid, ofp.BarrierReply{})
-	case ofctl.FlowMod:
-		return s.conn.Apply(ctx, []ofctl.Mod{m})
-	case ofctl.GroupMod:
-		return s.conn.Apply(ctx, []ofctl.Mod{m})
-	case ofctl.MeterMod:
-		return s.conn.Apply(ctx, []ofctl.Mod{m})
-	case ofctl.PacketOut:
-		if refused := s.sw.packetOut(m); refused != nil {
-			return refused
-		}
-		return nil
-	case ofp.BundleControl:
+		return s.send(xid, ofctl.FeaturesReply{DatapathID: f.DatapathID, Tables: f.Tables})
+	case ofctl.ConfigRequest, ofctl.SetConfig, ofctl.AsyncRequest, ofctl.SetAsync:
+		return s.settings(xid, m)
+	case ofctl.BarrierRequest:
+		return s.send(xid, ofctl.BarrierReply{})
+	case ofctl.RoleRequest:
+		return s.role(xid, m)
+	case ofctl.FlowMod, ofctl.GroupMod, ofctl.MeterMod, ofctl.PacketOut, ofctl.PortMod, ofctl.TableMod:
+		return s.change(ctx, m)
+	case ofctl.BundleControl:
 		return s.bundle(ctx, xid, m)
-	case ofp.BundleAdd:
+	case ofctl.BundleAdd:
 		return s.bundleAdd(xid, m)
 	}
 	return s.multipart(ctx, xid, m)
 }
 
-func (s *session) multipart(ctx context.Context, xid uint32, m any) error {
+// settings answers what is about the connection alone.
+func (s *session) settings(xid uint32, m ofctl.Message) error {
+	switch m := m.(type) {
+	case ofctl.SetConfig:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.config, s.packetIns = ofctl.ConfigReply(m), m.MissSendLen > 0
+	case ofctl.SetAsync:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.async = m
+	case ofctl.ConfigRequest:
+		s.mu.Lock()
+		reply := s.config
+		s.mu.Unlock()
+		return s.send(xid, reply)
+	case ofctl.AsyncRequest:
+		s.mu.Lock()
+		reply := ofctl.AsyncReply(s.async)
+		s.mu.Unlock()
+		return s.send(xid, reply)
+	}
+	return nil
+}
+
+// change executes what a slave may not.
+func (s *session) change(ctx context.Context, m ofctl.Message) error {
+	if err := s.mayChange(); err != nil {
+		return err
+	}
+	switch m := m.(type) {
+	case ofctl.Mod:
+		return s.conn.Apply(ctx, []ofctl.Mod{m})
+	case ofctl.PacketOut:
+		if refused := s.sw.packetOut(m); refused != nil {
+			return refused
+		}
+	case ofctl.PortMod:
+		return s.sw.configure(m, s.conn)
+	}
+	return nil // a table-mod, which says nothing in OpenFlow 1.3
+}
+
+func (s *session) multipart(ctx context.Context, xid uint32, m ofctl.Message) error {
 	switch m := m.(type) {
 	case ofctl.FlowFilter:
 		stats, err := s.conn.Flows(ctx, m)
 		if err != nil {
 			return err
 		}
-		return s.send(xid, ofp.Part[ofctl.FlowStat]{Items: stats})
-	case ofp.GroupDescRequest:
+		return s.send(xid, ofctl.Part[ofctl.FlowStat]{Items: stats})
+	case ofctl.AggregateRequest:
+		sum, err := s.conn.Aggregate(ctx, m.FlowFilter)
+		if err != nil {
+			return err
+		}
+		return s.send(xid, sum)
+	case ofctl.GroupDescRequest:
 		groups, err := s.conn.Groups(ctx)
 		if err != nil {
 			return err
 		}
-		return s.send(xid, ofp.Part[ofctl.Group]{Items: groups})
-	case ofp.MeterConfigRequest:
+		return s.send(xid, ofctl.Part[ofctl.Group]{Items: groups})
+	case ofctl.MeterConfigRequest:
 		meters, err := s.conn.Meters(ctx)
 		if err != nil {
 			return err
 		}
-		return s.send(xid, ofp.Part[ofctl.Meter]{Items: meters})
-	case ofp.MeterFeaturesRequest:
+		if m.ID != 0 {
+			meters = slices.DeleteFunc(meters, func(have ofctl.Meter) bool { return have.ID != m.ID })
+			if len(meters) == 0 {
+				return refuse(ofctl.ErrTypeMeterModFailed, meterModUnknown)
+			}
+		}
+		return s.send(xid, ofctl.Part[ofctl.Meter]{Items: meters})
+	case ofctl.MeterFeaturesRequest:
 		return s.send(xid, meterFeatures(s.conn.Features()))
-	case ofp.PortDescRequest:
+	case ofctl.PortDescRequest:
 		ports, err := s.conn.Ports(ctx)
 		if err != nil {
 			return err
 		}
-		return s.send(xid, ofp.Part[ofctl.Port]{Items: ports})
+		return s.send(xid, ofctl.Part[ofctl.Port]{Items: ports})
+	case ofctl.Unknown, ofctl.Experimenter:
+		return refuse(ofctl.ErrTypeBadRequest, badRequestType)
 	}
-	return refuse(ofctl.ErrTypeBadRequest, badRequestType)
+	return s.stats(ctx, xid, m)
 }
 
 // badRequestType is OFPBRC_BAD_TYPE.
@@ -235,25 +271,28 @@ func refuseBundle(code uint16) *ofctl.SwitchError {
 	return &ofctl.SwitchError{Type: ofctl.ErrTypeExperimenter, Code: code, Experimenter: ofp.ExperimenterONF}
 }
 
-func (s *session) bundle(ctx context.Context, xid uint32, m ofp.BundleControl) error {
+func (s *session) bundle(ctx context.Context, xid uint32, m ofctl.BundleControl) error {
+	if err := s.mayChange(); err != nil {
+		return err
+	}
 	b := s.bundles[m.ID]
-	if b == nil && m.Type != ofp.BundleOpen {
+	if b == nil && m.Type != ofctl.BundleOpen {
 		return refuseBundle(bundleBadID)
 	}
 	switch m.Type {
-	case ofp.BundleOpen:
+	case ofctl.BundleOpen:
 		if b != nil {
 			return refuseBundle(bundleExists)
 		}
 		s.bundles[m.ID] = new(bundle)
-	case ofp.BundleClose:
+	case ofctl.BundleClose:
 		if b.closed {
 			return refuseBundle(bundleClosed)
 		}
 		b.closed = true
-	case ofp.BundleDiscard:
+	case ofctl.BundleDiscard:
 		delete(s.bundles, m.ID)
-	case ofp.BundleCommit:
+	case ofctl.BundleCommit:
 		delete(s.bundles, m.ID)
 		if err := s.commit(ctx, b); err != nil {
 			return err
@@ -292,18 +331,15 @@ func (s *session) commit(ctx context.Context, b *bundle) error {
 
 // bundleAdd keeps a modification for the commit. What is wrong by itself is refused
 // now, and the bundle lives on without it, as in Open vSwitch.
-func (s *session) bundleAdd(xid uint32, m ofp.BundleAdd) error {
+func (s *session) bundleAdd(xid uint32, m ofctl.BundleAdd) error {
 	b := s.bundles[m.ID]
-	mod, ok := m.Mod.(ofctl.Mod)
+	mod := m.Mod
 	switch {
 	case b == nil:
 		b = new(bundle) // added to an ID that is not open: opens it (EXT-230, section 4)
 		s.bundles[m.ID] = b
 	case b.closed:
 		return refuseBundle(bundleClosed)
-	}
-	if !ok {
-		return refuseBundle(bundleBadType)
 	}
 	if err := s.sw.checkEarly(mod); err != nil {
 		return err

@@ -34,8 +34,9 @@ type Port struct {
 	Tag uint16
 	// Trunks are the VLANs of a trunk port, 0 being untagged frames; nil = all.
 	Trunks []uint16
-	// Down and NoLink are as in ofctl.Port. No frame passes either.
-	Down, NoLink bool
+	// Down and NoLink, NoReceive and NoForward are as in ofctl.Port. No frame passes the
+	// former.
+	Down, NoLink, NoReceive, NoForward bool
 	// Output gets every frame that leaves the switch by this port, in the
 	// goroutine that caused it and without a lock. The frame is the receiver's to
 	// keep. It may call Input of this or another switch; who wires switches into a
@@ -44,7 +45,11 @@ type Port struct {
 }
 
 // port is a Port as the switch keeps it.
-type port struct{ Port }
+type port struct {
+	Port
+	count ofctl.PortStat
+	made  time.Time
+}
 
 // Switch is an OpenFlow switch in memory. Make it with New. All methods may be
 // called by several goroutines at once.
@@ -63,6 +68,7 @@ type Switch struct {
 	macs   map[station]sighting
 	cache  cache
 	faults faults
+	roles  roles
 	conns  map[*Conn]struct{}
 	self   *Conn
 	closed bool
@@ -84,7 +90,7 @@ func New(cfg Config) *Switch {
 		conns: make(map[*Conn]struct{}),
 	}
 	s.tables.groups, s.tables.meters = make(map[uint32]ofctl.Group), make(map[uint32]*meter)
-	s.ports[ofctl.PortLocal] = &port{Port{No: ofctl.PortLocal, Name: cfg.LocalName, MAC: cfg.LocalMAC}}
+	s.ports[ofctl.PortLocal] = &port{Port: Port{No: ofctl.PortLocal, Name: cfg.LocalName, MAC: cfg.LocalMAC}, made: time.Now()}
 	s.self = s.connectLocked()
 	return s
 }
@@ -116,7 +122,7 @@ func (s *Switch) AddPort(p Port) (uint32, error) {
 		return 0, fmt.Errorf("ofctltest: add port %q: ofport %d is taken", p.Name, p.No)
 	}
 	p.Trunks = slices.Clone(p.Trunks)
-	s.ports[p.No] = &port{p}
+	s.ports[p.No] = &port{Port: p, made: time.Now()}
 	s.portChangedLocked(why, s.ports[p.No])
 	return p.No, nil
 }
@@ -157,7 +163,8 @@ func (s *Switch) portChangedLocked(why ofctl.PortReason, p *port) {
 }
 
 func (p *port) desc() ofctl.Port {
-	return ofctl.Port{No: p.No, Name: p.Name, MAC: p.MAC, Down: p.Down, NoLink: p.NoLink}
+	return ofctl.Port{No: p.No, Name: p.Name, MAC: p.MAC, Down: p.Down, NoLink: p.NoLink,
+		NoReceive: p.NoReceive, NoForward: p.NoForward, Live: !p.Down && !p.NoLink}
 }
 
 // portNumbersLocked in rising order, so that floods are the same every time.
@@ -175,9 +182,11 @@ func (s *Switch) Input(ofport uint32, frame []byte) {
 
 func (s *Switch) inputLocked(ofport uint32, frame []byte) []delivery {
 	p := s.ports[ofport]
-	if p == nil || p.Down || s.closed || len(frame) < ethLen {
+	if p == nil || p.Down || p.NoReceive || s.closed || len(frame) < ethLen {
 		return nil
 	}
+	p.count.RxPackets++
+	p.count.RxBytes += uint64(len(frame))
 	r := run{sw: s, p: newPacket(frame, ofport), now: time.Now(), size: len(frame)}
 	k := r.p.key
 	if d := s.cache.find(&k, r.now); d != nil {

@@ -50,10 +50,23 @@ func (f *flow) hit(size int, now time.Time) {
 	f.used = now
 }
 
-// matches tells whether f is at least as specific as (value, mask) and has cookie
-// in the bits of cookieMask.
-func (f *flow) matches(value, mask *key, cookie, cookieMask uint64) bool {
-	return f.Cookie&cookieMask == cookie&cookieMask && covers(value, mask, &f.value, &f.mask)
+// matches tells whether f is at least as specific as (value, mask) and is one of those
+// that filter selects by anything else than match and table.
+func (f *flow) matches(value, mask *key, filter *ofctl.FlowFilter) bool {
+	return f.Cookie&filter.CookieMask == filter.Cookie&filter.CookieMask && covers(value, mask, &f.value, &f.mask) &&
+		(filter.OutPort == 0 || f.outputs(filter.OutPort)) && (filter.OutGroup == 0 || f.usesGroup(filter.OutGroup))
+}
+
+// outputs tells whether f sends to a port.
+func (f *flow) outputs(port uint32) bool {
+	sends := func(a ofctl.Action) bool { o, ok := a.(ofctl.Output); return ok && o.Port == port }
+	return slices.ContainsFunc(f.Apply, sends) || slices.ContainsFunc(f.Write, sends)
+}
+
+// overlaps tells whether some frame matches both.
+func (f *flow) overlaps(o *flow) bool {
+	both := f.mask.and(&o.mask)
+	return f.Priority == o.Priority && f.value.and(&both) == o.value.and(&both)
 }
 
 // usesGroup tells whether f refers to the group.
@@ -79,6 +92,8 @@ func (f *flow) stat(now time.Time) ofctl.FlowStat {
 type table struct {
 	tuples []*tuple
 	byMask map[key]*tuple
+	// What was looked up, and found.
+	lookups, matched uint64
 }
 
 // tuple holds the flows of one mask.
@@ -175,16 +190,16 @@ type tables struct {
 	tethers map[ofctl.Tether]int
 }
 
-// selected are the flows that match, in any table if id is TableAll.
-func (ts *tables) selected(id uint8, m ofctl.Match, cookie, cookieMask uint64) []*flow {
-	value, mask := compile(m)
+// selected are the flows that filter selects.
+func (ts *tables) selected(filter ofctl.FlowFilter) []*flow {
+	value, mask := compile(filter.Match.Canonical())
 	var out []*flow
 	for i := range ts.flows {
-		if id != ofctl.TableAll && int(id) != i {
+		if filter.Table != ofctl.TableAll && int(filter.Table) != i {
 			continue
 		}
 		for f := range ts.flows[i].all() {
-			if f.matches(&value, &mask, cookie, cookieMask) {
+			if f.matches(&value, &mask, &filter) {
 				out = append(out, f)
 			}
 		}
@@ -199,4 +214,4 @@ func compareFlows(a, b *flow) int {
 }
 
 // every flow of every table.
-func (ts *tables) every() []*flow { return ts.selected(ofctl.TableAll, nil, 0, 0) }
+func (ts *tables) every() []*flow { return ts.selected(ofctl.AllFlows) }

@@ -58,7 +58,7 @@ func (t *transaction) commit() {
 	for len(t.cut) > 0 {
 		a := t.cut[0]
 		t.cut = t.cut[1:]
-		flows := t.sw.tables.selected(a.Table, nil, a.Cookie, ^uint64(0))
+		flows := t.sw.tables.selected(ofctl.FlowFilter{Table: a.Table, Cookie: a.Cookie, CookieMask: ^uint64(0)})
 		slices.SortFunc(flows, compareFlows)
 		for _, f := range flows {
 			t.remove(f, ofctl.RemovedDelete)

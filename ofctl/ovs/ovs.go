@@ -39,6 +39,9 @@ type Config struct {
 	Owner string
 	// Timeout bounds each command; 0 = 10 s.
 	Timeout time.Duration
+	// NoWait returns when a change is in the database, without waiting for
+	// ovs-vswitchd to follow, which it cannot while it does not run.
+	NoWait bool
 	// Exec runs a program and returns what it writes to stdout; nil = run it, with
 	// OVS_RUNDIR set. Tests replace it.
 	Exec func(ctx context.Context, name string, args ...string) ([]byte, error)
@@ -104,10 +107,14 @@ func (c *Client) tools(ctx context.Context) *goovs.Client {
 }
 
 func (c *Client) vsctlFlags() []string {
-	if c.cfg.DB == "" {
-		return nil
+	var flags []string
+	if c.cfg.DB != "" {
+		flags = append(flags, "--db="+c.cfg.DB)
 	}
-	return []string{"--db=" + c.cfg.DB}
+	if c.cfg.NoWait {
+		flags = append(flags, "--no-wait")
+	}
+	return flags
 }
 
 // vsctl runs one transaction of ovs-vsctl, for which go-openvswitch has no words.
@@ -145,6 +152,9 @@ type Port struct {
 	Trunks []uint16
 	// ExternalIDs are set beside the owner's mark.
 	ExternalIDs map[string]string
+	// InterfaceIDs are set on the port's interface, where others look for iface-id and
+	// attached-mac, in the same transaction.
+	InterfaceIDs map[string]string
 }
 
 // nameRE is what a Linux device may be called, without what ovs-vsctl would read
@@ -198,6 +208,10 @@ func (c *Client) EnsurePort(ctx context.Context, bridge string, p Port) (ofport 
 	if err != nil {
 		return 0, err
 	}
+	ifaceIDs, err := externalIDs(p.InterfaceIDs)
+	if err != nil {
+		return 0, err
+	}
 	ports, err := c.tools(ctx).VSwitch.ListPorts(bridge)
 	if err != nil {
 		return 0, fmt.Errorf("ovs: list ports of %s: %w", bridge, err)
@@ -217,7 +231,10 @@ func (c *Client) EnsurePort(ctx context.Context, bridge string, p Port) (ofport 
 		args = append(append(args, "--", "set", "port", p.Name), set...)
 	}
 	if p.Type != "" {
-		args = append(args, "--", "set", "interface", p.Name, "type="+p.Type)
+		ifaceIDs = append(ifaceIDs, "type="+p.Type)
+	}
+	if len(ifaceIDs) > 0 {
+		args = append(append(args, "--", "set", "interface", p.Name), ifaceIDs...)
 	}
 	if _, err := c.vsctl(ctx, args...); err != nil {
 		return 0, fmt.Errorf("ovs: ensure port %s: %w", p.Name, err)

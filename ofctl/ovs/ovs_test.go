@@ -69,6 +69,29 @@ func TestNamesThatToolsWouldMisread(t *testing.T) {
 	require.Empty(t, r.said)
 }
 
+func TestPortIsOneTransaction(t *testing.T) {
+	r := &recorder{answers: map[string]string{"get interface": "5\n[]\n", "list-ports": ""}}
+	c := ovs.New(ovs.Config{Exec: r.exec, NoWait: true})
+	ofport, err := c.EnsurePort(t.Context(), "br0", ovs.Port{Name: "p1", Tag: 7, Type: "internal",
+		InterfaceIDs: map[string]string{"iface-id": "p1", "attached-mac": "02:00:00:00:00:01"}})
+	require.NoError(t, err)
+	require.EqualValues(t, 5, ofport)
+	require.Contains(t, r.said, `ovs-vsctl --no-wait --may-exist add-port br0 p1 -- set port p1 external_ids:vias-owner="vias" tag=7 `+
+		`-- set interface p1 external_ids:attached-mac="02:00:00:00:00:01" external_ids:iface-id="p1" type=internal`)
+}
+
+func TestInterfacesAreRead(t *testing.T) {
+	r := &recorder{answers: map[string]string{}}
+	c := ovs.New(ovs.Config{Exec: r.exec})
+	for _, bad := range []string{`x`, `{"data":[["a"]]}`, `{"data":[[1,["map",[]]]]}`, `{"data":[["a",["set",[]]]]}`, `{"data":[["a",7]]}`, "fail"} {
+		r.answers["find"] = bad
+		_, err := c.Interfaces(t.Context(), nil)
+		require.ErrorContains(t, err, "ovs: interfaces", bad)
+	}
+	_, err := c.Interfaces(t.Context(), map[string]string{"a b": ""})
+	require.ErrorContains(t, err, "no key")
+}
+
 func TestPortWithoutOFPort(t *testing.T) {
 	r := &recorder{answers: map[string]string{"get interface": "-1\n\"could not open network device\"\n", "list-ports": ""}}
 	c := ovs.New(ovs.Config{Exec: r.exec})
@@ -91,7 +114,8 @@ func TestIntegrationBridgeAndPorts(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, made)
 	require.Equal(t, `"02:00:00:00:00:07"`, s.MustVsctl("get", "interface", "br0", "mac_in_use"))
-	port := ovs.Port{Name: "p1", Type: "internal", Tag: 7, ExternalIDs: map[string]string{"workload": "a b"}}
+	port := ovs.Port{Name: "p1", Type: "internal", Tag: 7, ExternalIDs: map[string]string{"workload": "a b"},
+		InterfaceIDs: map[string]string{"iface-id": `a "b"`, "x": "1"}}
 	ofport, err := c.EnsurePort(ctx, "br0", port)
 	require.NoError(t, err)
 	again, err := c.EnsurePort(ctx, "br0", port)
@@ -99,6 +123,17 @@ func TestIntegrationBridgeAndPorts(t *testing.T) {
 	require.Equal(t, ofport, again)
 	require.Equal(t, "7", s.MustVsctl("get", "port", "p1", "tag"))
 	require.Equal(t, `"a b"`, s.MustVsctl("get", "port", "p1", "external_ids:workload"))
+	found, err := c.Interfaces(ctx, map[string]string{"iface-id": `a "b"`, "x": "1"})
+	require.NoError(t, err)
+	require.Equal(t, []ovs.Interface{{Name: "p1", ExternalIDs: port.InterfaceIDs}}, found)
+	found, err = c.Interfaces(ctx, map[string]string{"iface-id": "other"})
+	require.NoError(t, err)
+	require.Empty(t, found)
+	on, err := c.BridgeOf(ctx, "p1")
+	require.NoError(t, err)
+	require.Equal(t, "br0", on)
+	_, err = c.BridgeOf(ctx, "none")
+	require.ErrorContains(t, err, "no port")
 	local, err := c.OFPort(ctx, "br0")
 	require.NoError(t, err)
 	require.Equal(t, ofctl.PortLocal, local)

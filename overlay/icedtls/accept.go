@@ -15,6 +15,7 @@ func (t *Transport) offered(e *envelope, m *message) {
 	t.mu.Lock()
 	in := t.inbound[from]
 	seen := t.seen.has(id)
+	full := in == nil && len(t.inbound) >= maxInbound
 	t.mu.Unlock()
 	switch {
 	case in != nil && in.id == id: // it has not heard our answer
@@ -24,8 +25,10 @@ func (t *Transport) offered(e *envelope, m *message) {
 		return
 	case seen:
 		return
+	case full: // it will offer again
+		return
 	case !t.limits.offers.take():
-		t.dropped.Add(1)
+		t.drops.add(causeSignals)
 		return
 	case e.verify(from) != nil:
 		t.wrongKey.Add(1)
@@ -45,7 +48,7 @@ func (t *Transport) refuse(id sessionID, from overlay.PeerID) {
 		return
 	}
 	s := &session{id: id, peer: from}
-	if err := t.post(s, kindRefusal); err != nil {
+	if _, err := t.post(s, kindRefusal, 0, nil); err != nil {
 		t.log.Warn("refusal not sent", "peer", from.Short(), "err", err)
 	}
 }
@@ -100,10 +103,11 @@ func (t *Transport) answer(ctx context.Context, s *session, m *message) {
 }
 
 func (t *Transport) makeInbound(ctx context.Context, s *session, m *message) (*link, error) {
-	if err := s.start(ctx); err != nil {
+	g, err := s.start(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := t.post(s, kindAnswer); err != nil {
+	if _, err := t.post(s, kindAnswer, 0, g); err != nil {
 		return nil, err
 	}
 	if len(m.Candidates) == 0 {
@@ -113,7 +117,7 @@ func (t *Transport) makeInbound(ctx context.Context, s *session, m *message) (*l
 		}
 		m.Candidates = more.Candidates
 	}
-	l, err := s.establish(ctx, m)
+	l, err := s.establish(ctx, g, m)
 	switch {
 	case errors.Is(err, overlay.ErrWrongPeer):
 		t.wrongKey.Add(1)

@@ -148,7 +148,7 @@ func TestDialledStranger(t *testing.T) {
 		require.Equal(t, kindOffer, m.Kind)
 		require.Empty(t, m.Candidates)
 	}
-	require.Zero(t, stranger.dropped.Load(), "no datagram came")
+	require.Zero(t, stranger.Stats().Dropped, "no datagram came")
 	require.Positive(t, a.Stats().Refused)
 	require.Empty(t, a.socket.byAddr, "and none was sent")
 }

@@ -226,12 +226,12 @@ func TestSimultaneous(t *testing.T) {
 		require.NoError(t, x.link.Close())
 		require.NoError(t, y.link.Close())
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	require.Empty(t, a.links)
-	require.Empty(t, a.calls)
-	require.Empty(t, a.inbound)
-	require.Empty(t, a.dials)
+	// An offer that was overtaken by its own end begins what comes to nothing in time.
+	until(t, "nothing is left", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return len(a.links)+len(a.calls)+len(a.inbound)+len(a.dials) == 0
+	})
 	require.Empty(t, a.socket.byAddr)
 	require.Empty(t, a.socket.byCID)
 }
@@ -347,20 +347,26 @@ func TestFlood(t *testing.T) {
 	b := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t),
 		overlay.AdmitFunc(func(id overlay.PeerID) bool { return id == friend.ID() }))
 	stranger := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), nil)
+	rate := func(perSecond float64) { // not what a slow machine makes of it
+		x := b.limits.offers
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.rate, x.at = perSecond, time.Now()
+	}
+	rate(0)
 	now := time.Now()
 	for range 1000 {
-		s := stranger.newSession(newSessionID(), b.self, true)
-		s.ufrag, s.pwd = "abcdefgh", "0123456789012345678901"
+		id := newSessionID()
 		m := &message{
-			Version: messageVersion, Kind: kindOffer, From: stranger.self[:], To: b.self[:], Session: s.id[:],
-			Time: now.UnixMilli(), Ufrag: s.ufrag, Pwd: s.pwd,
+			Version: messageVersion, Kind: kindOffer, From: stranger.self[:], To: b.self[:], Session: id[:],
+			Time: now.UnixMilli(), Ufrag: "abcdefgh", Pwd: "0123456789012345678901",
 		}
 		raw, err := stranger.signer.seal(m)
 		require.NoError(t, err)
 		require.NoError(t, b.signalled(stranger.self, raw, now))
 	}
-	require.Positive(t, b.Stats().Refused)
-	require.Less(t, b.Stats().Refused, uint64(900), "verification is limited")
+	require.Equal(t, uint64(400), b.Stats().Refused, "verification is limited")
+	rate(200)
 	b.mu.Lock()
 	require.Empty(t, b.inbound)
 	b.mu.Unlock()

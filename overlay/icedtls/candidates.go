@@ -81,6 +81,11 @@ func remoteCandidates(list []candidate, c *Config) []ice.Candidate {
 				Network: "udp", Address: a.Addr().String(), Port: int(a.Port()),
 				Component: ice.ComponentRTP, Priority: list[i].Priority,
 			})
+		case candidateRelay:
+			cand, err = ice.NewCandidateRelay(&ice.CandidateRelayConfig{
+				Network: "udp", Address: a.Addr().String(), Port: int(a.Port()),
+				Component: ice.ComponentRTP, Priority: list[i].Priority,
+			})
 		}
 		if err == nil && cand != nil {
 			out = append(out, cand)

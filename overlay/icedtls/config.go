@@ -18,6 +18,12 @@
 // may change and two associations with one peer do not meet. Only the records of
 // a handshake, which carry none, are told apart by their source.
 //
+// # Paths
+//
+// A Link outlives its path: ICE is begun anew, over the signalling, when the path is silent or our
+// addresses change, and where there is no direct path a TURN server (Config.Relays) carries the
+// records, until there is one (mend.go). A socket that Listen binds to one address does not roam.
+//
 // # Frames
 //
 // Frames travel in data records, many to a system call, under keys that the DTLS
@@ -45,27 +51,38 @@ type Config struct {
 	// Signal carries offers and answers. Required. The Transport closes what it
 	// opens.
 	Signal overlay.SignalOpener
-	// Listen is the UDP socket's address. Default 0.0.0.0:0: every IPv4 address,
-	// a port that is free. [::]:0 takes IPv6 as well.
+	// Listen is the UDP socket's address. Default 0.0.0.0:0: every address, a port that is
+	// free. Only a Transport that listens on all addresses follows them when they change.
 	Listen netip.AddrPort
 	// STUN servers as host:port tell our address as seen from outside. Default
 	// none: only addresses of our own interfaces are offered.
 	STUN []string
+	// Relays are TURN servers, for peers to which no direct path works. A relay is left as
+	// soon as one does. Default none.
+	Relays []Relay
 	// Interfaces says of an interface's name whether its addresses are offered.
 	// Default all. Not asked when Listen names one address.
 	Interfaces func(name string) bool
 	// IncludeLoopback offers and takes loopback addresses too, for peers on the
 	// same machine.
 	IncludeLoopback bool
-	// UnderlayMTU is the longest IP packet, in bytes, that is sent: 1280 to 8192.
-	// Default 1500.
+	// UnderlayMTU is the longest IP packet, in bytes, that is sent: 1280 to 8192, or less
+	// where the path to a peer takes less, which is found out. It need not be the same at both
+	// ends. Default 1500.
 	UnderlayMTU int
+	// MTURaise is how often a path that takes less than UnderlayMTU is asked for more (after
+	// 5 s, then ever less often up to this). Default 10 min (RFC 8899).
+	MTURaise time.Duration
 	// DTLSOnly has DTLS records carry frames too, one each: the conservative mode, for
 	// paths or rules that want nothing else. One end that wants it is enough. Default:
 	// data records of our own (docs/protocol.md), where both ends and the path take them.
 	DTLSOnly bool
-	// DialTimeout bounds one Dial, and how long a peer that offered may take.
-	// Default 10 s.
+	// Workers are goroutines that help to seal and to open long batches, so that one busy Link has
+	// more than two processors. 0: one for every two processors but the first two, 3 at most;
+	// negative: none.
+	Workers int
+	// DialTimeout bounds one Dial from when it has its turn, and how long a peer that offered may
+	// take. Default 10 s. Of many Dials 64 are under way at once; more wait for those whose peers answer.
 	DialTimeout time.Duration
 
 	// For tests. drop loses datagrams; claim is the ID to signal as; certify is
@@ -75,6 +92,8 @@ type Config struct {
 	certify *overlay.Identity
 	// rekeyRecords is after how many records keys are changed.
 	rekeyRecords uint64
+	// lossTime is lossTime, for tests that a busy machine would spoil.
+	lossTime time.Duration
 }
 
 const (
@@ -97,8 +116,16 @@ func (c *Config) complete() error {
 	if c.UnderlayMTU < minUnderlayMTU || c.UnderlayMTU > maxUnderlayMTU {
 		return fmt.Errorf("icedtls: Config.UnderlayMTU %d is not within %d to %d", c.UnderlayMTU, minUnderlayMTU, maxUnderlayMTU)
 	}
+	for i := range c.Relays {
+		if _, err := c.Relays[i].parse(); err != nil {
+			return err
+		}
+	}
 	if c.rekeyRecords == 0 {
 		c.rekeyRecords = rekeyRecords
+	}
+	if c.lossTime == 0 {
+		c.lossTime = lossTime
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = defaultDialTimeout

@@ -17,8 +17,11 @@ type buffer struct {
 	n    int
 	size int // of each record of a run, the last may be shorter; 0 = it is none
 	at   int // what of a run was read
-	from netip.AddrPort
-	home *bufferPool
+	// urgent: it is to get through a full queue.
+	urgent bool
+	from   netip.AddrPort
+	home   *bufferPool
+	next   *buffer // behind it in a queue
 }
 
 func (b *buffer) bytes() []byte { return b.data[:b.n] }
@@ -36,7 +39,7 @@ func (p *bufferPool) get() *buffer { return p.pool.Get().(*buffer) }
 
 // put takes b back, to the pool that it came from.
 func (p *bufferPool) put(b *buffer) {
-	b.size, b.at = 0, 0
+	b.size, b.at, b.urgent = 0, 0, false
 	b.home.pool.Put(b)
 }
 
@@ -44,87 +47,100 @@ func (p *bufferPool) put(b *buffer) {
 // association sees. It implements net.PacketConn, and pion's AddrPort methods,
 // which spare allocations. The socket's reader puts datagrams in and never blocks.
 type packetConn struct {
-	local   *net.UDPAddr
-	pool    *bufferPool
-	write   func(b []byte, to netip.AddrPort) (int, error)
-	queue   chan *buffer
-	dropped *atomic.Uint64
+	local *net.UDPAddr
+	pool  *bufferPool
+	write func(b []byte, to netip.AddrPort) (int, error)
+	queue queue
+	drops *drops
 
-	done      chan struct{}
-	closeOnce sync.Once
+	closed atomic.Bool // changed under mu
 
-	mu      sync.Mutex
-	expired chan struct{} // closed when the read deadline has passed
-	timer   *time.Timer
+	// A reader waits on news: that takes less of the stack of a goroutine that each Link has than
+	// channels do.
+	mu    sync.Mutex
+	news  sync.Cond   // a datagram, the deadline, or the end
+	timer *time.Timer // what sets late; nil = nothing
+	late  bool        // the read deadline has passed
+	set   int         // how often the deadline was set
 }
 
-func newPacketConn(local netip.AddrPort, depth int, pool *bufferPool, dropped *atomic.Uint64,
+func newPacketConn(local netip.AddrPort, depth int, pool *bufferPool, d *drops,
 	write func([]byte, netip.AddrPort) (int, error),
 ) *packetConn {
-	return &packetConn{
-		local:   net.UDPAddrFromAddrPort(local),
-		pool:    pool,
-		write:   write,
-		queue:   make(chan *buffer, depth),
-		dropped: dropped,
-		done:    make(chan struct{}),
-		expired: make(chan struct{}),
+	c := &packetConn{
+		local: net.UDPAddrFromAddrPort(local),
+		pool:  pool,
+		write: write,
+		queue: queue{depth: depth},
+		drops: d,
 	}
+	c.news.L = &c.mu
+	return c
 }
 
 // put takes b over, or drops it when nobody reads fast enough.
 func (c *packetConn) put(b *buffer) {
-	select {
-	case c.queue <- b:
-	default:
-		c.dropped.Add(1)
+	if !c.queue.put(b) {
+		c.drops.add(causeFull)
 		c.pool.put(b)
+		return
 	}
-}
-
-func (c *packetConn) deadline() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.expired
+	c.news.Signal()
 }
 
 // ReadFromAddrPort waits for a datagram.
 func (c *packetConn) ReadFromAddrPort(p []byte) (int, netip.AddrPort, error) {
-	expired := c.deadline()
-	select {
-	case <-c.done:
-		return 0, netip.AddrPort{}, io.EOF
-	case <-expired:
-		return 0, netip.AddrPort{}, os.ErrDeadlineExceeded
-	default:
+	b, err := c.next()
+	if err != nil {
+		return 0, netip.AddrPort{}, err
 	}
-	select {
-	case b := <-c.queue:
-		n, from := copy(p, b.bytes()), b.from
-		c.pool.put(b)
-		return n, from, nil
-	case <-c.done:
-		return 0, netip.AddrPort{}, io.EOF
-	case <-expired:
-		return 0, netip.AddrPort{}, os.ErrDeadlineExceeded
-	}
+	from := b.from
+	return c.take(b, p), from, nil
 }
 
 // ReadFrom is ReadFromAddrPort. The address is always the same one, since DTLS has
 // no use for it and ICE does not call this.
 func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
-	n, _, err := c.ReadFromAddrPort(p)
-	return n, c.local, err
+	b, err := c.next()
+	if err != nil {
+		return 0, c.local, err
+	}
+	return c.take(b, p), c.local, nil
+}
+
+// next waits for a datagram.
+func (c *packetConn) next() (b *buffer, err error) {
+	c.mu.Lock()
+	for b == nil && err == nil {
+		switch {
+		case c.closed.Load():
+			err = io.EOF
+		case c.late:
+			err = os.ErrDeadlineExceeded
+		default:
+			if b = c.queue.get(); b == nil {
+				c.news.Wait()
+			}
+		}
+	}
+	c.mu.Unlock()
+	return b, err
+}
+
+func (c *packetConn) take(b *buffer, p []byte) int {
+	n := copy(p, b.bytes())
+	c.pool.put(b)
+	return n
 }
 
 // WriteToAddrPort sends a datagram.
 func (c *packetConn) WriteToAddrPort(p []byte, to netip.AddrPort) (int, error) {
-	select {
-	case <-c.done:
+	if c.closed.Load() {
 		return 0, io.ErrClosedPipe
-	default:
-		return c.write(p, to)
 	}
+	return c.write(p, to)
 }
 
 // WriteTo sends a datagram.
@@ -138,7 +154,10 @@ func (c *packetConn) WriteTo(p []byte, to net.Addr) (int, error) {
 
 // Close makes reads and writes fail. The socket stays open.
 func (c *packetConn) Close() error {
-	c.closeOnce.Do(func() { close(c.done) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed.Store(true)
+	c.news.Broadcast()
 	return nil
 }
 
@@ -159,33 +178,28 @@ func (c *packetConn) SetReadDeadline(t time.Time) error {
 		c.timer.Stop()
 		c.timer = nil
 	}
-	select {
-	case <-c.expired:
-		c.expired = make(chan struct{})
-	default:
-	}
+	c.late = false
+	c.set++
 	if t.IsZero() {
 		return nil
 	}
 	wait := time.Until(t)
 	if wait <= 0 {
-		close(c.expired)
+		c.late = true
+		c.news.Broadcast()
 		return nil
 	}
-	expired := c.expired
-	c.timer = time.AfterFunc(wait, func() { c.expire(expired) })
+	set := c.set
+	c.timer = time.AfterFunc(wait, func() { c.expire(set) })
 	return nil
 }
 
-func (c *packetConn) expire(expired chan struct{}) {
+// expire is called by the timer of the deadline that was set as that, which may be another by now.
+func (c *packetConn) expire(set int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.expired != expired {
-		return
-	}
-	select {
-	case <-expired:
-	default:
-		close(expired)
+	if c.set == set {
+		c.late = true
+		c.news.Broadcast()
 	}
 }

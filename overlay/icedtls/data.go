@@ -3,7 +3,6 @@ package icedtls
 import (
 	"encoding/binary"
 	"errors"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -33,13 +32,17 @@ type data struct {
 
 	// mu is held for a batch by whoever sends, reading by whoever receives, so neither
 	// waits for the other.
-	mu   sync.Mutex // if opening is held too, that one was locked first
-	next *keys      // not confirmed; nil = none
-	out  [][]byte   // of one SendBatch
-	use  atomic.Pointer[keys]
+	mu      sync.Mutex // if opening is held too, that one was locked first
+	next    *keys      // not confirmed; nil = none
+	sealing sealJob    // a batch that is sent
+	use     atomic.Pointer[keys]
 
 	opening sync.Mutex // guards the use of Openers
 	open    [2]*keys   // by epoch modulo 2: those in use and those before or after
+	many    openJob    // a run of which others open parts
+	records int        // opened, and not counted yet
+	bytes   int        // of those
+	longest int        // of those
 
 	renewal  renewal                // watch's
 	renewals *bucket                // that the peer may begin
@@ -129,6 +132,13 @@ func (d *data) tick() {
 	}
 }
 
+// settled tells whether tick has nothing to say.
+func (d *data) settled() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.next == nil
+}
+
 func (d *data) sayHello(k *keys) {
 	b := append(make([]byte, 0, helloLen), recordHello, helloVersion, k.epoch, 0)
 	if k.opened.Load() {
@@ -198,32 +208,22 @@ func (d *data) write(text []byte) bool {
 func (d *data) sealLocked(k *keys, text []byte) bool {
 	mem := make([]byte, record.HeaderLen+len(text)+record.TagLen)
 	copy(mem[record.HeaderLen:], text)
-	to, ok := d.to()
-	if !ok {
-		return false
-	}
+	to := d.link.session.path.Load()
 	r, err := k.sealer.Seal(mem, record.HeaderLen, len(text))
 	if err != nil {
 		return false
 	}
-	_, err = d.link.session.transport.socket.send(r, to)
+	d.link.out.add(1, len(r))
+	_, err = to.send(d.link.session.transport.socket, r)
 	return err == nil
-}
-
-func (d *data) to() (netip.AddrPort, bool) {
-	p := d.link.session.path.Load()
-	if p == nil {
-		return netip.AddrPort{}, false
-	}
-	return p.Remote, true
 }
 
 // send sends a batch; false: not by this way, which keys that are spent do not have either.
 func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
-	to, ok := d.to()
-	if !ok || d.use.Load() == nil {
+	if d.use.Load() == nil {
 		return false, nil
 	}
+	to := d.link.session.path.Load()
 	l := d.link
 	select {
 	case <-l.done:
@@ -242,29 +242,29 @@ func (d *data) send(b *tap.Batch, mtu int) (bool, error) {
 }
 
 // sealAll sends a batch as data records, and tells how many; ErrSpent: nothing was done.
-func (d *data) sealAll(b *tap.Batch, mtu int, to netip.AddrPort) (int, error) {
+func (d *data) sealAll(b *tap.Batch, mtu int, to *route) (int, error) {
 	t := d.link.session.transport
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	sealer := d.use.Load().sealer
-	if sealer.Sealed()+uint64(b.Len()) > record.MaxRecords {
-		return 0, record.ErrSpent
-	}
-	d.out = d.out[:0]
+	s := &d.sealing
+	s.batch, s.frames = b, s.frames[:0]
+	bytes, longest := 0, 0
 	for i := range b.Len() {
-		mem, off, n := b.Room(i)
+		_, off, n := b.Room(i)
 		if n == 0 || n > mtu || off < dataHeadroom {
-			t.dropped.Add(1)
+			d.link.drops.add(causeTooLong)
 			continue
 		}
-		mem[off-1] = recordData
-		r, err := sealer.Seal(mem, off-1, n+1)
-		if err != nil {
-			return 0, err
-		}
-		d.out = append(d.out, r)
+		s.frames = append(s.frames, i)
+		bytes += n + 1 + record.Overhead
+		longest = max(longest, n+1+record.Overhead)
 	}
-	return len(d.out), t.socket.sendAll(d.out, to)
+	if err := s.seal(t.crew, d.use.Load().sealer); err != nil {
+		return 0, err
+	}
+	d.link.out.add(len(s.out), bytes)
+	note(&d.link.mtu.sent, longest)
+	return len(s.out), to.sendAll(t.socket, s.out)
 }
 
 // receiveSmall opens one short record, and takes b over. It is called by the socket's
@@ -272,6 +272,7 @@ func (d *data) sealAll(b *tap.Batch, mtu int, to netip.AddrPort) (int, error) {
 func (d *data) receiveSmall(b *buffer) {
 	d.opening.Lock()
 	text, k := d.textLocked(b.data[record.HeaderLen:record.HeaderLen], b.bytes())
+	d.countLocked()
 	d.opening.Unlock()
 	if !d.take(text, k) {
 		b.home.put(b)
@@ -286,6 +287,9 @@ func (d *data) receive(b *tap.Batch, run *buffer) (whole bool) {
 	d.opening.Lock()
 	defer d.opening.Unlock()
 	before := b.Len()
+	if left := run.n - run.at; d.link.session.transport.crew.helpers > 0 && run.size > smallRecord && left >= manyRecords*run.size {
+		d.many.open(d, b, run)
+	}
 	for whole = true; run.at < run.n; run.at += run.size {
 		sealed := run.data[run.at:min(run.at+run.size, run.n)]
 		room := b.Reserve(max(len(sealed)-record.Overhead, 0))
@@ -294,7 +298,7 @@ func (d *data) receive(b *tap.Batch, run *buffer) (whole bool) {
 				whole = false
 				break
 			}
-			d.link.session.transport.dropped.Add(1) // no batch of this size will ever hold it
+			d.link.drops.add(causeTooLong) // no batch of this size will ever hold it
 			continue
 		}
 		text, k := d.textLocked(room[:0], sealed)
@@ -303,6 +307,7 @@ func (d *data) receive(b *tap.Batch, run *buffer) (whole bool) {
 			b.Trim(b.Len()-1, 1)
 		}
 	}
+	d.countLocked()
 	if b.Len() > before {
 		d.link.heard.Store(d.link.now()) // once: to tell the time costs as much as a header
 	}
@@ -311,15 +316,31 @@ func (d *data) receive(b *tap.Batch, run *buffer) (whole bool) {
 
 // textLocked opens one record into dst, which has room for what it holds; nil: it is none.
 func (d *data) textLocked(dst, sealed []byte) ([]byte, *keys) {
-	h, ok := record.Parse(sealed)
-	k := d.open[h.Epoch%2]
-	if ok && k != nil {
-		if text, err := k.opener.Open(dst, sealed); err == nil && len(text) > 0 {
+	why := causeTruncated
+	if h, ok := record.Parse(sealed); ok {
+		k := d.open[h.Epoch%2]
+		if k == nil || k.epoch != h.Epoch {
+			why = causeEpoch
+		} else if text, err := k.opener.Open(dst, sealed); err != nil {
+			why = openCause(err)
+		} else if len(text) > 0 {
+			d.records++
+			d.bytes += len(sealed)
+			d.longest = max(d.longest, len(sealed))
 			return text, k
 		}
 	}
-	d.link.session.transport.dropped.Add(1)
+	d.link.drops.add(why)
 	return nil, nil
+}
+
+// countLocked counts what was opened: once a run, since to count costs as much as to copy.
+func (d *data) countLocked() {
+	if d.records > 0 {
+		d.link.in.add(d.records, d.bytes)
+		note(&d.link.mtu.opened, d.longest)
+		d.records, d.bytes, d.longest = 0, 0, 0
+	}
 }
 
 // take does what an opened record asks for; true: it is a frame.
@@ -342,6 +363,10 @@ func (d *data) take(text []byte, k *keys) bool {
 		}
 	case recordPong:
 		l.pong(text)
+	case recordProbe:
+		l.mtu.probed(text)
+	case recordReport:
+		l.mtu.reported(text)
 	}
 	return false
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/viasnet/vias/overlay"
 	"github.com/viasnet/vias/overlay/icedtls/internal/record"
 	"github.com/viasnet/vias/overlay/overlaytest"
 	"github.com/viasnet/vias/tap"
@@ -108,20 +109,33 @@ func TestReplayedRecord(t *testing.T) {
 	defer mu.Unlock()
 	require.NotEmpty(t, kept)
 	b := tap.NewBatch(4, 8000)
-	for _, change := range []func([]byte){func([]byte) {}, func(d []byte) { d[50] ^= 1 }, func(d []byte) { d[15]++ }} {
-		d := bytes.Clone(kept[0])
-		change(d)
-		before := r.session.transport.Stats().Dropped
+	for name, c := range map[string]struct {
+		change func([]byte) []byte
+		count  func(overlay.Drops) uint64
+	}{
+		"again":         {func(d []byte) []byte { return d }, func(d overlay.Drops) uint64 { return d.Replayed }},
+		"changed":       {func(d []byte) []byte { d[50] ^= 1; return d }, func(d overlay.Drops) uint64 { return d.Replayed }}, // that is seen first
+		"other counter": {func(d []byte) []byte { d[14]++; return d }, func(d overlay.Drops) uint64 { return d.Forged }},
+		"other epoch":   {func(d []byte) []byte { d[1] = 9; return d }, func(d overlay.Drops) uint64 { return d.Epoch }},
+		"truncated":     {func(d []byte) []byte { return d[:record.Overhead-1] }, func(d overlay.Drops) uint64 { return d.Truncated }},
+		"cut":           {func(d []byte) []byte { d[14]++; return d[:len(d)-1] }, func(d overlay.Drops) uint64 { return d.Forged }},
+		"zeroes":        {func(d []byte) []byte { d[2] = 1; return d }, func(d overlay.Drops) uint64 { return d.Truncated }},
+	} {
+		d := c.change(bytes.Clone(kept[0]))
+		before, all, in := r.Stats(), r.session.transport.Stats(), b.Len()
 		run := &buffer{data: d, n: len(d), size: len(d), home: newBufferPool(1)}
-		require.True(t, r.data.receive(b, run))
-		require.Zero(t, b.Len())
-		require.Equal(t, before+1, r.session.transport.Stats().Dropped)
+		require.True(t, r.data.receive(b, run), name)
+		require.Equal(t, in, b.Len(), name)
+		now := r.Stats()
+		require.Equal(t, c.count(before.Drops)+1, c.count(now.Drops), name)
+		require.Equal(t, before.Drops.Total()+1, now.Drops.Total(), name)
+		require.Equal(t, c.count(all.Drops)+1, c.count(r.session.transport.Stats().Drops), name)
 	}
 }
 
-// numbers sends datagrams with the next numbers of one link until stop is closed, and
-// tells how many.
-func numbers(t *testing.T, l *link, stop <-chan struct{}) (sent uint64) {
+// numbers sends datagrams with the next numbers of one link, so many each millisecond, until
+// stop is closed, and tells how many.
+func numbers(t *testing.T, l *link, each int, stop <-chan struct{}) (sent uint64) {
 	b := tap.NewBatch(8, 8*400)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -132,7 +146,7 @@ func numbers(t *testing.T, l *link, stop <-chan struct{}) (sent uint64) {
 		case <-tick.C:
 		}
 		b.Reset()
-		for range 8 {
+		for range each {
 			sent++
 			b.Append(binary.BigEndian.AppendUint64(make([]byte, 300), sent), tap.Offload{})
 		}
@@ -163,7 +177,7 @@ func TestRekey(t *testing.T) {
 	}()
 	stop, total := make(chan struct{}), make(chan uint64)
 	var paced sync.WaitGroup
-	paced.Go(func() { total <- numbers(t, l, stop) })
+	paced.Go(func() { total <- numbers(t, l, 8, stop) })
 	for epoch := uint8(2); epoch < 5; epoch++ {
 		client.data.associate(epoch)
 		until(t, "the next keys are in use", func() bool {

@@ -16,6 +16,10 @@ const (
 	// impostorGrace is how long the true peer may still answer after somebody
 	// with another key did.
 	impostorGrace = time.Second
+	// maxDials are under way at once, whose peers answer; more wait for their turn. A thousand
+	// handshakes at the same time would take the processor for longer than Links may be silent. One
+	// takes a few round trips, so this is some 100 a second over the Internet.
+	maxDials = 64
 )
 
 var (
@@ -31,6 +35,7 @@ type dial struct {
 	got  chan *link // room for one
 	done chan struct{}
 	call context.CancelCauseFunc // ends the call under way; guarded by tables.mu
+	turn bool                    // it holds one of Transport.turns; its goroutine's
 }
 
 // Dial makes a Link. See the package comment for what happens when both ends do.
@@ -46,8 +51,6 @@ func (t *Transport) dial(ctx context.Context, peer overlay.PeerID) (*link, error
 	if peer == t.self {
 		return nil, fmt.Errorf("%w: it is ourselves", overlay.ErrUnreachable)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, t.config.DialTimeout, errNoAnswer)
-	defer cancel()
 	ctx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
 	defer context.AfterFunc(t.life, func() { abort(overlay.ErrClosed) })()
@@ -55,8 +58,33 @@ func (t *Transport) dial(ctx context.Context, peer overlay.PeerID) (*link, error
 	if err != nil {
 		return nil, err
 	}
-	l, err := t.attempt(ctx, d)
+	l, err := t.awaitTurn(ctx, d)
+	if l == nil && err == nil {
+		l, err = t.attempt(ctx, d)
+	}
+	t.endTurn(d)
 	return t.endDial(d, l, err)
+}
+
+// awaitTurn waits until few enough Dials are under way, or the peer's own makes the Link.
+func (t *Transport) awaitTurn(ctx context.Context, d *dial) (*link, error) {
+	select {
+	case t.turns <- struct{}{}:
+		d.turn = true
+		return nil, nil
+	case l := <-d.got:
+		return l, nil
+	case <-ctx.Done():
+		return nil, dialError(ctx, "wait for other dials", nil)
+	}
+}
+
+// endTurn lets the next one begin.
+func (t *Transport) endTurn(d *dial) {
+	if d.turn {
+		<-t.turns
+		d.turn = false
+	}
 }
 
 // beginDial waits until no other Dial to peer is under way.
@@ -98,6 +126,8 @@ func (t *Transport) endDial(d *dial, l *link, err error) (*link, error) {
 }
 
 func (t *Transport) attempt(ctx context.Context, d *dial) (*link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.config.DialTimeout, errNoAnswer)
+	defer cancel()
 	for {
 		l, err := t.call(ctx, d)
 		if !errors.Is(err, errYielded) {
@@ -135,18 +165,19 @@ func (t *Transport) call(ctx context.Context, d *dial) (_ *link, err error) {
 		return nil, errYielded
 	}
 	defer t.endCall(d, s)
-	if err := s.start(ctx); err != nil {
+	g, err := s.start(ctx)
+	if err != nil {
 		return nil, dialError(ctx, "gather candidates", err)
 	}
 	s.told = t.env.Admission.Admit(d.peer, nil) == nil
-	answer, err := t.offer(ctx, s)
+	answer, err := t.offer(ctx, d, s, g)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.answered(s, answer); err != nil {
+	if err := t.answered(s, g, answer); err != nil {
 		return nil, err
 	}
-	l, err := s.establish(ctx, answer)
+	l, err := s.establish(ctx, g, answer)
 	switch {
 	case errors.Is(err, overlay.ErrWrongPeer):
 		t.wrongKey.Add(1)
@@ -159,7 +190,7 @@ func (t *Transport) call(ctx context.Context, d *dial) (_ *link, err error) {
 
 // answered is before anything of ours goes to the peer's addresses: may it be linked? It is
 // told our candidates then, if the offer did not.
-func (t *Transport) answered(s *session, answer *message) error {
+func (t *Transport) answered(s *session, g *generation, answer *message) error {
 	if err := t.env.Admission.Admit(s.peer, answer.Credential); err != nil {
 		t.refused.Add(1)
 		return fmt.Errorf("%w: %w", overlay.ErrNotAdmitted, err)
@@ -167,7 +198,8 @@ func (t *Transport) answered(s *session, answer *message) error {
 	if s.told {
 		return nil
 	}
-	return t.post(s, kindCandidates)
+	_, err := t.post(s, kindCandidates, 0, g)
+	return err
 }
 
 // complete is the last step to a Link, of both ends.
@@ -203,13 +235,14 @@ func (t *Transport) endCall(d *dial, s *session) {
 	delete(t.calls, s.id)
 }
 
-// offer sends the offer until it is answered.
-func (t *Transport) offer(ctx context.Context, s *session) (*message, error) {
+// offer sends the offer until it is answered. A peer that does not answer at once has no share in the
+// work of handshakes: it keeps nobody waiting, and goes on when it answers.
+func (t *Transport) offer(ctx context.Context, d *dial, s *session, g *generation) (*message, error) {
 	again := time.NewTimer(0)
 	defer again.Stop()
 	var grace <-chan time.Time
 	impostor := s.impostor
-	for wait := offerFirst; ; {
+	for wait, first := offerFirst, true; ; {
 		select {
 		case m := <-s.answers:
 			if m.Kind == kindRefusal {
@@ -217,9 +250,13 @@ func (t *Transport) offer(ctx context.Context, s *session) (*message, error) {
 			}
 			return m, nil
 		case <-again.C:
-			if err := t.post(s, kindOffer); err != nil {
+			if _, err := t.post(s, kindOffer, 0, g); err != nil {
 				return nil, dialError(ctx, "offer", err)
 			}
+			if !first {
+				t.endTurn(d)
+			}
+			first = false
 			again.Reset(wait)
 			wait = min(2*wait, offerLast)
 		case <-impostor:

@@ -90,6 +90,8 @@ func TestTransportAllInterfaces(t *testing.T) {
 	})
 }
 
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 func openTransport(t testing.TB, open overlay.Opener, id *overlay.Identity, admit overlay.Admission) *Transport {
 	t.Helper()
 	if admit == nil {

@@ -2,11 +2,9 @@ package icedtls
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +12,8 @@ import (
 	"github.com/pion/dtls/v3"
 
 	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/overlay/icedtls/internal/record"
+	"github.com/viasnet/vias/overlay/icedtls/internal/udpio"
 	"github.com/viasnet/vias/tap"
 )
 
@@ -26,22 +26,31 @@ const (
 	recordHello   // about data records: see data.go
 	recordConfirm // nothing: it shows that we have the keys, and the path takes them
 	recordTunnel  // a datagram of the next association's handshake: see rekey.go
+	recordUrgent  // as recordData, of an urgent batch; in DTLS records only
+	recordProbe   // about path MTUs: see pmtu.go
+	recordReport
 )
 
 const pingLen = 1 + 8
 
 const (
-	pingInterval = 500 * time.Millisecond
-	// lossTime without anything heard ends the Link: five pings.
-	lossTime = 2500 * time.Millisecond
-	// pingTick is how often the two are looked at.
-	pingTick = 125 * time.Millisecond
-	// rttInterval is how old a busy Link's RTT may get.
-	rttInterval  = 5 * time.Second
 	closeRepeats = 3
-	inboxDepth   = 2048
+	inboxDepth   = 1024
 	inboxBytes   = 4 << 20 // in buffers that wait
+	urgentDepth  = 128     // of inboxDepth, for urgent ones only
 )
+
+// SuperFrame is how long a TCP super-frame may be, as an IP packet, for all its segments, packets of
+// mtu bytes with TCP's usual options, to leave in one send: a few more would take another. It is
+// for tap.LinuxConfig.
+func SuperFrame(mtu int) int {
+	const (
+		headers = 40 + 12 // IPv4, TCP, its timestamps
+		reserve = 512     // what Linux takes off for headers, at most
+	)
+	records := udpio.MaxBytes / (mtu + tap.HeaderLen + dataHeadroom + record.TagLen)
+	return min(max(records, 1)*max(mtu-headers, 0)+reserve, 1<<16)
+}
 
 // recordOverhead is what a datagram of ours gains on its way into UDP: record
 // header, connection ID, explicit nonce, tag, inner content type (RFC 9146,
@@ -53,46 +62,46 @@ const (
 	headerIPv6 = 40 + 8
 )
 
-func datagramMTU(underlay int, remote netip.Addr) int {
-	if remote.Is4() {
-		return underlay - headerIPv4 - recordOverhead
-	}
-	return underlay - headerIPv6 - recordOverhead
-}
-
 // link implements overlay.Link.
 type link struct {
 	session *session
 	conn    *dtls.Conn
 	data    data
-	inbox   chan *buffer
+	mend    mender
+	mtu     pathMTU
+	inbox   queue
 	waiting atomic.Int64 // bytes of buffers in inbox
 	held    *buffer      // did not fit into the last batch; RecvBatch's own
 
 	away, reading turn    // its turns to read the socket (see turn.go)
 	reader        *reader // for those; RecvBatch's own
 
-	start    time.Time
-	heard    atomic.Int64 // since start, ns
-	said     atomic.Int64
-	pinged   atomic.Int64
-	rtt      atomic.Int64
+	pulse
+	watched
+	metPeer  bool        // it has its Link too; the watch's
 	closed   atomic.Bool // by our user
 	done     chan struct{}
 	life     context.Context // ends with done, for what must be told by a context
 	end      context.CancelFunc
 	failOnce sync.Once
 	err      error // set before done is closed
+
+	in, out traffic
+	drops   drops
 }
 
 func newLink(s *session, conn *dtls.Conn) (*link, error) {
 	l := &link{
-		session: s, conn: conn, start: time.Now(),
-		inbox: make(chan *buffer, inboxDepth),
+		session: s, conn: conn, pulse: pulse{start: time.Now(), first: s.dialler},
+		inbox: newQueue(inboxDepth),
 		done:  make(chan struct{}),
+		drops: drops{all: s.transport.drops},
 	}
+	l.watched.look = l.look
 	l.away, l.reading = turn{link: l}, turn{link: l, reading: true}
 	l.life, l.end = context.WithCancel(context.Background())
+	l.mend.init(l)
+	l.mtu.init(l)
 	if err := l.data.init(l); err != nil {
 		l.end()
 		_ = conn.Close()
@@ -102,23 +111,39 @@ func newLink(s *session, conn *dtls.Conn) (*link, error) {
 	return l, nil
 }
 
-func (l *link) now() int64 { return int64(time.Since(l.start)) }
-
 // Peer is who was authenticated.
 func (l *link) Peer() overlay.PeerID { return l.session.peer }
 
 // Path is a snapshot.
 func (l *link) Path() overlay.Path {
-	p := *l.session.path.Load()
-	p.RTT = time.Duration(l.rtt.Load())
+	r := l.session.path.Load()
+	p := r.Path
+	p.RTT, p.MTU = time.Duration(l.rtt.Load()), r.mtu()
 	return p
 }
 
-// SendBatch sends each datagram as one record.
+// Stats is a snapshot.
+func (l *link) Stats() overlay.LinkStats {
+	s := overlay.LinkStats{
+		Sent: l.out.snapshot(), Received: l.in.snapshot(), Drops: l.drops.snapshot(), Paths: l.session.paths.Load(),
+		Shrunk: l.mtu.falls.Load(),
+	}
+	if k := l.data.use.Load(); k != nil {
+		s.Epoch = uint32(k.epoch)
+	}
+	return s
+}
+
+// SendBatch sends each datagram as one record. Urgent ones go in DTLS records, which the
+// peer tells from others before they wait in a queue.
 func (l *link) SendBatch(b *tap.Batch) error {
-	mtu := l.session.path.Load().MTU
-	if sent, err := l.data.send(b, mtu); sent || err != nil {
-		return err
+	l.use()
+	mtu, kind := l.session.path.Load().mtu(), recordUrgent
+	if !b.Urgent() {
+		kind = recordData
+		if sent, err := l.data.send(b, mtu); sent || err != nil {
+			return err
+		}
 	}
 	for i := range b.Len() {
 		select {
@@ -128,13 +153,14 @@ func (l *link) SendBatch(b *tap.Batch) error {
 		}
 		mem, off, n := b.Room(i)
 		if n == 0 || n > mtu || off == 0 {
-			l.session.transport.dropped.Add(1)
+			l.drops.add(causeTooLong)
 			continue
 		}
-		mem[off-1] = recordData
+		mem[off-1] = kind
 		if _, err := l.conn.Write(mem[off-1 : off+n]); err != nil {
 			return l.writeFailed(err)
 		}
+		note(&l.mtu.sent, n+recordOverhead)
 	}
 	if b.Len() > 0 {
 		l.said.Store(l.now())
@@ -176,45 +202,42 @@ func (l *link) RecvBatch(b *tap.Batch) error {
 		first := l.held
 		l.held = nil
 		if first == nil {
-			select {
-			case first = <-l.inbox:
-			default:
-				if l.readTurn(b) {
-					continue
-				}
-				select {
-				case first = <-l.inbox:
-				case <-l.done:
-					if len(l.inbox) == 0 {
-						return l.final()
-					}
-					continue
-				}
+			first = l.inbox.get()
+		}
+		if first != nil {
+			l.take(b, first)
+			continue
+		}
+		if l.readTurn(b) {
+			continue
+		}
+		select {
+		case <-l.inbox.ready:
+		case <-l.done:
+			if l.inbox.len() == 0 {
+				return l.final()
 			}
 		}
-		l.take(b, first)
 	}
 	return nil
 }
 
 // put takes b over, or drops it when nobody reads fast enough.
 func (l *link) put(b *buffer) {
-	if l.waiting.Add(int64(len(b.data))) <= inboxBytes {
-		select {
-		case l.inbox <- b:
+	if l.waiting.Add(int64(len(b.data))) <= inboxBytes && l.inbox.len() < inboxDepth-urgentDepth || b.urgent {
+		if l.inbox.put(b) {
 			l.wake()
 			return
-		default:
 		}
 	}
 	l.waiting.Add(-int64(len(b.data)))
-	l.session.transport.dropped.Add(1)
+	l.drops.add(causeFull)
 	b.home.put(b)
 }
 
 // take appends d and whatever else is there and fits.
 func (l *link) take(b *tap.Batch, d *buffer) {
-	for {
+	for d != nil {
 		whole := false
 		if d.size > 0 {
 			whole = l.data.receive(b, d)
@@ -227,22 +250,17 @@ func (l *link) take(b *tap.Batch, d *buffer) {
 			l.held = d
 			return
 		default: // no batch of this size will ever hold it
-			l.session.transport.dropped.Add(1)
+			l.drops.add(causeTooLong)
 		}
 		l.waiting.Add(-int64(len(d.data)))
 		d.home.put(d)
-		select {
-		case d = <-l.inbox:
-		default:
-			return
-		}
+		d = l.inbox.get()
 	}
 }
 
 // run reads the association until its end.
 func (l *link) run() {
-	t := l.session.transport
-	b := t.socket.pool.get()
+	b := l.session.transport.socket.pool.get()
 	for bad := 0; ; {
 		n, err := l.conn.Read(b.data)
 		if err != nil {
@@ -250,10 +268,12 @@ func (l *link) run() {
 				l.fail(overlay.ErrPeerClosed)
 				return
 			}
-			t.dropped.Add(1)
+			l.drops.add(causeTruncated)
 			continue
 		}
 		bad = 0
+		l.in.add(1, n+recordOverhead-1) // whose type byte is in n
+		note(&l.mtu.opened, n+recordOverhead-1)
 		l.heard.Store(l.now())
 		if n == 0 {
 			continue
@@ -269,10 +289,11 @@ func (l *link) run() {
 func (l *link) record(b *buffer) *buffer {
 	t := l.session.transport
 	switch b.data[0] {
-	case recordData:
+	case recordData, recordUrgent:
 		if b.n == 1 {
 			break
 		}
+		b.urgent = b.data[0] == recordUrgent
 		l.put(b)
 		return t.socket.pool.get()
 	case recordHello:
@@ -284,6 +305,10 @@ func (l *link) record(b *buffer) *buffer {
 		l.write(b.bytes()[:min(b.n, 9)])
 	case recordPong:
 		l.pong(b.bytes())
+	case recordProbe:
+		l.mtu.probed(b.bytes())
+	case recordReport:
+		l.mtu.reported(b.bytes())
 	case recordClose:
 		l.fail(overlay.ErrPeerClosed)
 		return nil
@@ -302,55 +327,6 @@ func (l *link) write(record []byte) {
 func (l *link) writeDTLS(record []byte) bool {
 	_, err := l.conn.Write(record)
 	return err == nil
-}
-
-func (l *link) ping() {
-	now := l.now()
-	l.pinged.Store(now)
-	l.write(binary.BigEndian.AppendUint64([]byte{recordPing}, uint64(now)))
-}
-
-// pong smooths the round-trip time as TCP does (RFC 6298, section 2).
-func (l *link) pong(b []byte) {
-	if len(b) != 9 {
-		return
-	}
-	sample := l.now() - int64(binary.BigEndian.Uint64(b[1:]))
-	if sample <= 0 || sample > int64(lossTime) {
-		return
-	}
-	if old := l.rtt.Load(); old != 0 {
-		sample = old + (sample-old)/8
-	}
-	l.rtt.Store(sample)
-}
-
-// watch pings and decides when the Link is lost. Anything heard is a sign of life;
-// a ping is sent when we have been silent, so that the peer hears of us, or when
-// nothing was heard, so that the peer answers.
-func (l *link) watch() {
-	tick := time.NewTicker(pingTick)
-	defer tick.Stop()
-	l.ping()
-	for {
-		l.data.tick()
-		select {
-		case <-l.done:
-			return
-		case <-tick.C:
-		}
-		l.data.rekey(time.Now())
-		now := l.now()
-		quiet := max(now-l.heard.Load(), now-l.said.Load())
-		switch sincePing := now - l.pinged.Load(); {
-		case now-l.heard.Load() > int64(lossTime):
-			l.fail(overlay.ErrLinkLost)
-			return
-		case sincePing >= int64(pingInterval) && quiet >= int64(pingInterval),
-			sincePing >= int64(rttInterval):
-			l.ping()
-		}
-	}
 }
 
 // Close tells the peer.

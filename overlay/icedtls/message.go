@@ -26,10 +26,15 @@ const (
 	// kindCandidates follows an answer: the dialler's candidates, where its offer had
 	// none since it had not admitted the peer yet.
 	kindCandidates
+	// About a Link that there is: see mend.go.
+	kindRestart
+	kindUpgrade
+	kindAgain
+	kindPrompt
 )
 
 const (
-	messageVersion = 2
+	messageVersion = 3
 	// messageAge is how far a message's time may be from ours: it bounds how long
 	// an old offer can be played again, and how wrong clocks may be.
 	messageAge    = 10 * time.Minute
@@ -60,6 +65,7 @@ type message struct {
 	Ufrag, Pwd string
 	Candidates []candidate
 	Credential []byte // overlay.Admission's
+	Generation uint32 // of ICE; 0 = the first
 }
 
 // candidate is an ICE candidate as far as UDP needs it.
@@ -74,6 +80,7 @@ type candidate struct {
 const (
 	candidateHost uint8 = 1 + iota
 	candidateReflexive
+	candidateRelay
 )
 
 func (c *candidate) addrPort() netip.AddrPort {
@@ -173,17 +180,20 @@ func (m *message) wellFormed() bool {
 	for i := range m.Candidates {
 		c := &m.Candidates[i]
 		if (len(c.Addr) != 4 && len(c.Addr) != 16) || c.Port == 0 ||
-			c.Kind < candidateHost || c.Kind > candidateReflexive {
+			c.Kind < candidateHost || c.Kind > candidateRelay {
 			return false
 		}
 	}
+	if first := m.Kind <= kindCandidates; first && m.Generation != 0 || !first && m.Kind != kindPrompt && m.Generation == 0 {
+		return false
+	}
 	switch m.Kind {
-	case kindOffer, kindAnswer:
+	case kindOffer, kindAnswer, kindRestart, kindUpgrade, kindAgain:
 		return len(m.Ufrag) >= minUfrag && len(m.Ufrag) <= maxCredential &&
 			len(m.Pwd) >= minPassword && len(m.Pwd) <= maxCredential
 	case kindCandidates:
 		return m.Ufrag == "" && m.Pwd == "" && len(m.Candidates) > 0 && len(m.Credential) == 0
-	case kindRefusal:
+	case kindRefusal, kindPrompt:
 		return m.Ufrag == "" && m.Pwd == "" && len(m.Candidates) == 0 && len(m.Credential) == 0
 	}
 	return false

@@ -125,7 +125,7 @@ func inject(l *link, d []byte, from netip.AddrPort) bool {
 	s := l.session.transport.socket
 	b := s.pool.get()
 	b.n, b.from = copy(b.data, d), from
-	return s.dispatch(b, new(stun.Message))
+	return s.dispatch(b, new(stun.Message)) == causeNone
 }
 
 // TestPlaintextRecord: a stranger writes the peer's address as the source, or knows

@@ -44,7 +44,7 @@ type renewal struct {
 }
 
 // rekey begins the next epoch if it is time to. The association's client does; it sees
-// how many records came, too. It is called by watch.
+// how many records came, too. It is called by the watch.
 func (d *data) rekey(now time.Time) {
 	k, r := d.use.Load(), &d.renewal
 	if k == nil || d.role != record.Client {
@@ -73,7 +73,7 @@ func (d *data) associate(epoch uint8) {
 		return
 	}
 	x := &tunnel{epoch: epoch}
-	x.packetConn = newPacketConn(t.socket.addr, rekeyQueue, t.socket.pool, &t.dropped, func(b []byte, _ netip.AddrPort) (int, error) {
+	x.packetConn = newPacketConn(t.socket.addr, rekeyQueue, t.socket.pool, t.drops, func(b []byte, _ netip.AddrPort) (int, error) {
 		d.link.writeDTLS(append([]byte{recordTunnel, epoch}, b...))
 		return len(b), nil
 	})

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,43 +19,36 @@ import (
 )
 
 const (
-	stunQueue = 64
-	dtlsQueue = 1024
-	// checkInterval paces ICE's checks until a pair works; with maxChecks a pair
-	// is tried for 15 s, longer than any Dial.
-	checkInterval = 100 * time.Millisecond
-	maxChecks     = 150
-	// consentInterval is how often ICE checks the selected pair afterwards.
-	consentInterval = 2 * time.Second
+	dtlsQueue = 256
 	// flightInterval is when DTLS sends a flight again, without back-off: a
 	// handshake has a few seconds in all, and is a few datagrams.
 	flightInterval = 300 * time.Millisecond
 	// handshakeMTU holds the handshake's datagrams on any path.
 	handshakeMTU = 1200
 	replayWindow = 1024
+	// lingerTime is how long a path stays open after another one is in use: records of the
+	// peer's are on it, and it may be the last to change over.
+	lingerTime = 2 * time.Second
 )
 
 // session is one attempt at a Link and, when it succeeds, what the Link stands on:
-// an ICE agent and a DTLS association.
+// a DTLS association, and the generation of ICE whose path it uses.
 type session struct {
 	transport *Transport
 	id        sessionID
 	peer      overlay.PeerID
 	dialler   bool
-	told      bool // the offer has our candidates: the peer was admitted before it answered
+	cid       uint32 // fixed by start
+	told      bool   // the offer has our candidates: the peer was admitted before it answered
 
-	// Fixed by start; ufrag, cid and addrs belong to the socket's tables.
-	agent   *ice.Agent
-	ufrag   string
-	pwd     string
-	cid     uint32
-	addrs   []netip.AddrPort
-	offered []candidate
-
-	stun    map[netip.Addr]*packetConn // by local address
 	records *packetConn
-	sources sources
-	path    atomic.Pointer[overlay.Path]
+	path    atomic.Pointer[route]
+	paths   atomic.Uint64 // that there were
+
+	mu          sync.Mutex // guards what follows
+	closed      bool
+	current     *generation              // whose path is in use; nil = none yet
+	generations map[*generation]struct{} // all that are open
 
 	link      atomic.Pointer[link] // once there is one
 	complete  atomic.Bool          // the DTLS handshake is: plaintext is suspect
@@ -69,101 +64,98 @@ type session struct {
 }
 
 func (t *Transport) newSession(id sessionID, peer overlay.PeerID, dialler bool) *session {
-	return &session{
+	s := &session{
 		transport: t, id: id, peer: peer, dialler: dialler,
-		stun:     map[netip.Addr]*packetConn{},
-		sources:  sources{socket: t.socket, known: map[netip.Addr]netip.Addr{}},
-		repeats:  newBucket(10, 20), // a flight is a few datagrams, every flightInterval
-		answers:  make(chan *message, 1),
-		impostor: make(chan struct{}),
-		done:     make(chan struct{}),
+		generations: map[*generation]struct{}{},
+		repeats:     newBucket(10, 20), // a flight is a few datagrams, every flightInterval
+		answers:     make(chan *message, 1),
+		impostor:    make(chan struct{}),
+		done:        make(chan struct{}),
 	}
+	s.records = newPacketConn(t.socket.addr, dtlsQueue, t.socket.pool, t.drops, s.sendRecord)
+	return s
 }
 
-// start makes the agent and gathers candidates.
-func (s *session) start(ctx context.Context) error {
-	t := s.transport
-	local, err := t.socket.localAddrs(&t.config)
-	if err != nil {
-		return err
-	}
-	if len(local) == 0 {
-		return errors.New("no address to offer")
-	}
-	types := []ice.NetworkType{ice.NetworkTypeUDP4}
-	if t.socket.addr.Addr().Is6() {
-		types = append(types, ice.NetworkTypeUDP6)
-	}
-	s.agent, err = ice.NewAgentWithOptions(
-		ice.WithNetworkTypes(types),
-		ice.WithCandidateTypes([]ice.CandidateType{ice.CandidateTypeHost}),
-		ice.WithMulticastDNSMode(ice.MulticastDNSModeDisabled),
-		ice.WithCheckInterval(checkInterval),
-		ice.WithMaxBindingRequests(maxChecks),
-		ice.WithKeepaliveInterval(consentInterval),
-		ice.WithDisconnectedTimeout(0), // liveness is the Link's own
-		ice.WithFailedTimeout(0),
-		ice.WithLoggerFactory(pionLog{log: t.log}),
-	)
-	if err != nil {
-		return fmt.Errorf("ICE agent: %w", err)
-	}
-	if s.ufrag, s.pwd, err = s.agent.GetLocalUserCredentials(); err != nil {
-		return fmt.Errorf("ICE agent: %w", err)
-	}
-	s.records = newPacketConn(t.socket.addr, dtlsQueue, t.socket.pool, &t.dropped, s.sendRecord)
-	for _, a := range local {
-		if err := s.addLocal(a); err != nil {
-			return err
-		}
-	}
-	t.socket.add(s, t.random)
-	for _, a := range t.socket.mapped.get(ctx) {
-		if usable(a.Addr(), t.config.IncludeLoopback) {
-			s.offer(candidateReflexive, a, reflexivePriority)
-		}
-	}
-	return s.agent.OnSelectedCandidatePairChange(s.pairSelected)
+// start makes the session known to the socket, and the first generation.
+func (s *session) start(ctx context.Context) (*generation, error) {
+	s.transport.socket.add(s, s.transport.random)
+	return s.newGeneration(ctx, 0, true)
 }
 
-// reflexivePriority is RFC 8445, section 5.1.2.1, with type preference 100. The
-// agent itself need not know of the candidate: its base is a host candidate.
-const reflexivePriority = 100<<24 | 65535<<8 | 255
+// own notes a generation that is to be closed with the session; false: it is closed.
+func (s *session) own(g *generation) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.generations[g] = struct{}{}
+	}
+	return !s.closed
+}
 
-// addLocal gives the agent a host candidate.
-func (s *session) addLocal(a netip.AddrPort) error {
-	c, err := ice.NewCandidateHost(&ice.CandidateHostConfig{
-		Network: "udp", Address: a.Addr().String(), Port: int(a.Port()), Component: ice.ComponentRTP,
-	})
-	if err != nil {
-		return fmt.Errorf("candidate %s: %w", a, err)
+func (s *session) disown(g *generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.generations, g)
+}
+
+// use changes over to g, which has found a path; the one before stays for lingerTime.
+func (s *session) use(g *generation) error {
+	pair, err := g.agent.GetSelectedCandidatePair()
+	if err != nil || pair == nil {
+		return errors.New("no pair of addresses was selected")
 	}
-	t := s.transport
-	conn := newPacketConn(a, stunQueue, t.socket.pool, &t.dropped, s.sendSTUN(a.Addr()))
-	s.stun[a.Addr()] = conn
-	if err := s.agent.AddVirtualCandidate(c, conn); err != nil {
-		return fmt.Errorf("candidate %s: %w", a, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch old := s.current; {
+	case s.closed:
+		return overlay.ErrClosed
+	case old != nil && old.number > g.number:
+		return errOutrun
+	case old != nil && old != g:
+		old.timer = time.AfterFunc(lingerTime, old.close)
 	}
-	s.offer(candidateHost, a, c.Priority())
+	s.current = g
+	s.goLocked(g, pair.Local, pair.Remote)
+	g.idle = time.AfterFunc(restTime, g.rest)
+	if len(g.relays) > 0 {
+		g.spare = time.AfterFunc(lingerTime, g.freeRelays)
+	}
 	return nil
 }
 
-func (s *session) offer(kind uint8, a netip.AddrPort, priority uint32) {
-	if len(s.offered) < maxCandidates {
-		s.offered = append(s.offered, candidate{Kind: kind, Addr: a.Addr().AsSlice(), Port: a.Port(), Priority: priority})
+// met is when the peer has its Link: the first agent has nothing more to do soon.
+func (s *session) met() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.current; g != nil && g.number == 0 && !g.met {
+		g.met = true
+		if g.idle.Stop() {
+			g.idle.Reset(soonTime)
+		}
 	}
 }
 
-// sendSTUN is what the candidate of a local address writes with. What the kernel
-// would send from another address is not sent: that address has its own candidate.
-func (s *session) sendSTUN(local netip.Addr) func([]byte, netip.AddrPort) (int, error) {
-	return func(b []byte, to netip.AddrPort) (int, error) {
-		to = unmap(to)
-		if s.sources.of(to) != local {
-			return len(b), nil
-		}
-		s.transport.socket.meet(s, to)
-		return s.transport.socket.send(b, to)
+// errOutrun: a later generation has a path already.
+var errOutrun = errors.New("a later path is in use")
+
+// selected is called by an agent whenever its pair changes.
+func (s *session) selected(g *generation, local, remote ice.Candidate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == g {
+		s.goLocked(g, local, remote)
+	}
+}
+
+func (s *session) goLocked(g *generation, local, remote ice.Candidate) {
+	r := g.route(local, remote)
+	if r == nil {
+		return
+	}
+	old := s.path.Load()
+	r.resume(old)
+	if s.path.Store(r); old == nil || old.Path != r.Path || old.relay != r.relay {
+		s.paths.Add(1)
 	}
 }
 
@@ -173,34 +165,30 @@ func (s *session) sendRecord(b []byte, _ netip.AddrPort) (int, error) {
 	if p == nil {
 		return len(b), nil
 	}
-	return s.transport.socket.send(b, p.Remote)
-}
-
-// putSTUN takes b over; it is called by the socket's reader.
-func (s *session) putSTUN(b *buffer) bool {
-	c := s.stun[s.sources.of(b.from)]
-	if c == nil {
-		return false
+	if l := s.link.Load(); l != nil {
+		l.out.add(1, len(b))
 	}
-	c.put(b)
-	return true
+	return p.send(s.transport.socket, b)
 }
 
-// putDTLS takes b over; it is called by the socket's reader. false: b is not taken,
-// since it has plaintext that could only do harm.
-func (s *session) putDTLS(b *buffer) bool {
-	if s.complete.Load() {
+// putDTLS takes b over; it is called by the socket's reader. Else it says why not: s is nil,
+// or b has plaintext that could only do harm.
+func (s *session) putDTLS(b *buffer) cause {
+	switch {
+	case s == nil:
+		return causeUnknown
+	case s.complete.Load():
 		switch plaintextIn(b.bytes()) {
 		case plainBad:
-			return false
+			return causePlaintext
 		case plainRepeat: // pion answers with a flight, so a stranger must not ask often
 			if !s.repeats.take() {
-				return false
+				return causePlaintext
 			}
 		}
 	}
 	s.records.put(b)
-	return true
+	return causeNone
 }
 
 // putData takes b, data records, over; it is called by the socket's reader. false: there is
@@ -218,46 +206,14 @@ func (s *session) putData(b *buffer) bool {
 	return true
 }
 
-// pairSelected is called by the agent whenever the path changes.
-func (s *session) pairSelected(local, remote ice.Candidate) {
-	ip, err := netip.ParseAddr(remote.Address())
-	if err != nil {
-		return
-	}
-	to := netip.AddrPortFrom(ip.Unmap(), uint16(remote.Port()))
-	kind := overlay.PathHost
-	for _, c := range []ice.Candidate{local, remote} {
-		if c.Type() != ice.CandidateTypeHost {
-			kind = overlay.PathReflexive
-		}
-	}
-	s.path.Store(&overlay.Path{
-		Kind:   kind,
-		Local:  netip.AddrPortFrom(s.sources.of(to), s.transport.socket.addr.Port()),
-		Remote: to,
-		MTU:    datagramMTU(s.transport.config.UnderlayMTU, to.Addr()),
-	})
-}
-
 // establish turns what the peer offered or answered into a Link.
-func (s *session) establish(ctx context.Context, remote *message) (*link, error) {
-	for _, c := range remoteCandidates(remote.Candidates, &s.transport.config) {
-		if err := s.agent.AddRemoteCandidate(c); err != nil {
-			return nil, fmt.Errorf("remote candidate: %w", err)
-		}
+func (s *session) establish(ctx context.Context, g *generation, remote *message) (*link, error) {
+	if err := g.connect(ctx, remote); err != nil {
+		return nil, err
 	}
-	connect := s.agent.Accept
-	if s.dialler {
-		connect = s.agent.Dial
+	if err := s.use(g); err != nil {
+		return nil, err
 	}
-	if _, err := connect(ctx, remote.Ufrag, remote.Pwd); err != nil {
-		return nil, fmt.Errorf("no pair of addresses works: %w", err)
-	}
-	pair, err := s.agent.GetSelectedCandidatePair()
-	if err != nil || pair == nil {
-		return nil, errors.New("no pair of addresses was selected")
-	}
-	s.pairSelected(pair.Local, pair.Remote)
 	conn, err := s.newDTLS(s.records, dtls.WithMTU(handshakeMTU), dtls.WithConnectionIDGenerator(s.connectionID))
 	if err != nil {
 		return nil, fmt.Errorf("DTLS: %w", err)
@@ -322,14 +278,20 @@ func (s *session) verifyKey(state *dtls.State) error {
 func (s *session) close() {
 	s.closeOnce.Do(func() {
 		s.transport.socket.remove(s)
-		if s.agent != nil {
-			_ = s.agent.GracefulClose()
+		s.mu.Lock()
+		s.closed = true
+		list := slices.Collect(maps.Keys(s.generations))
+		for _, g := range list {
+			for _, timer := range []*time.Timer{g.timer, g.spare, g.idle} {
+				if timer != nil {
+					timer.Stop()
+				}
+			}
 		}
-		if s.records != nil {
-			_ = s.records.Close()
+		s.mu.Unlock()
+		for _, g := range list {
+			g.close()
 		}
-		for _, c := range s.stun {
-			_ = c.Close()
-		}
+		_ = s.records.Close()
 	})
 }

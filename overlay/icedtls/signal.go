@@ -18,38 +18,41 @@ type outgoing struct {
 	msg []byte
 }
 
-// post signs a message of the session and queues it.
-func (t *Transport) post(s *session, kind uint8) error {
+// post signs a message of the session about a generation, which is nil where there is none, and
+// queues it.
+func (t *Transport) post(s *session, kind uint8, number uint32, g *generation) ([]byte, error) {
 	m := &message{
 		Version: messageVersion, Kind: kind,
 		From: t.self[:], To: s.peer[:], Session: s.id[:],
-		Time: time.Now().UnixMilli(),
+		Time: time.Now().UnixMilli(), Generation: number,
 	}
-	t.fill(m, s)
+	t.fill(m, g)
 	b, err := t.signer.seal(m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if kind == kindAnswer || kind == kindCandidates {
 		s.reply.Store(&b)
 	}
 	t.send(s.peer, b)
-	return nil
+	return b, nil
 }
 
 // fill puts into m what its kind tells. Nobody is told where we are before our own rule
 // admits them: the peer of an answer or of candidates was, that of an offer may not have been.
-func (t *Transport) fill(m *message, s *session) {
+func (t *Transport) fill(m *message, g *generation) {
 	switch m.Kind {
 	case kindOffer:
-		m.Ufrag, m.Pwd, m.Credential = s.ufrag, s.pwd, t.env.Admission.Credential()
-		if s.told {
-			m.Candidates = s.offered
+		m.Ufrag, m.Pwd, m.Credential = g.ufrag, g.pwd, t.env.Admission.Credential()
+		if g.session.told {
+			m.Candidates = g.offered
 		}
 	case kindAnswer:
-		m.Ufrag, m.Pwd, m.Credential, m.Candidates = s.ufrag, s.pwd, t.env.Admission.Credential(), s.offered
+		m.Ufrag, m.Pwd, m.Credential, m.Candidates = g.ufrag, g.pwd, t.env.Admission.Credential(), g.offered
 	case kindCandidates:
-		m.Candidates = s.offered
+		m.Candidates = g.offered
+	case kindRestart, kindUpgrade, kindAgain: // the Link stands, so both admitted each other
+		m.Ufrag, m.Pwd, m.Candidates = g.ufrag, g.pwd, g.offered
 	}
 }
 
@@ -58,7 +61,7 @@ func (t *Transport) send(to overlay.PeerID, msg []byte) {
 	select {
 	case t.outbox <- outgoing{to, msg}:
 	default:
-		t.dropped.Add(1)
+		t.drops.add(causeSignals)
 	}
 }
 
@@ -86,7 +89,7 @@ func (t *Transport) readSignals(ctx context.Context) {
 		switch {
 		case err == nil:
 			if err := t.signalled(from, b, time.Now()); err != nil {
-				t.dropped.Add(1)
+				t.drops.add(causeSignals)
 				t.log.Debug("signal dropped", "peer", from.Short(), "err", err)
 			}
 		case ctx.Err() != nil, errors.Is(err, overlay.ErrClosed):
@@ -109,9 +112,12 @@ func (t *Transport) signalled(from overlay.PeerID, b []byte, now time.Time) erro
 	if err := m.addressed(from, t.self, now); err != nil {
 		return err
 	}
-	if m.Kind == kindOffer {
+	switch {
+	case m.Kind == kindOffer:
 		t.offered(e, m)
 		return nil
+	case m.Kind >= kindRestart:
+		return t.mended(e, m)
 	}
 	s := t.sessionOf(from, m)
 	if s == nil {

@@ -2,13 +2,11 @@ package icedtls
 
 import (
 	"encoding/binary"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/pion/stun/v4"
 
@@ -28,31 +26,32 @@ const (
 
 // socket owns the UDP socket and knows whose its datagrams are.
 type socket struct {
-	udp     *net.UDPConn
-	io      *udpio.Conn
-	addr    netip.AddrPort
-	pool    *bufferPool // of datagrams
-	runs    *bufferPool // of whatever one read brings
-	drop    func([]byte, netip.AddrPort) bool
-	dropped *atomic.Uint64
-	mapped  *mappedAddresses
-	turns   turns
+	udp    *net.UDPConn
+	io     *udpio.Conn
+	addr   netip.AddrPort
+	pool   *bufferPool // of datagrams
+	runs   *bufferPool // of whatever one read brings
+	drop   func([]byte, netip.AddrPort) bool
+	drops  *drops
+	mapped *mappedAddresses
+	turns  turns
 
 	// mu guards the tables. The reader takes it once a datagram.
 	mu      sync.RWMutex
 	byCID   map[uint32]*session
-	byUfrag map[string]*session
-	byAddr  map[netip.AddrPort][]*session // whom they exchanged STUN with; newest last
+	byUfrag map[string]*generation
+	byAddr  map[netip.AddrPort][]*generation // whom they exchanged STUN with; newest last
 }
 
 // socketBuffer is what is asked for: 4 MB hold 25 ms of a full gigabit.
 const socketBuffer = 4 << 20
 
-func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
+func openSocket(c *Config, d *drops) (*socket, error) {
 	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(c.Listen))
 	if err != nil {
 		return nil, err
 	}
+	wholeOnly(udp)
 	io, err := udpio.New(udp, socketBuffer)
 	if err != nil {
 		_ = udp.Close()
@@ -65,11 +64,11 @@ func openSocket(c *Config, dropped *atomic.Uint64) (*socket, error) {
 		addr:    unmap(udp.LocalAddr().(*net.UDPAddr).AddrPort()),
 		pool:    newBufferPool(max(2048, c.UnderlayMTU)),
 		drop:    c.drop,
-		dropped: dropped,
+		drops:   d,
 		turns:   turns{back: make(chan struct{}, 1)},
 		byCID:   map[uint32]*session{},
-		byUfrag: map[string]*session{},
-		byAddr:  map[netip.AddrPort][]*session{},
+		byUfrag: map[string]*generation{},
+		byAddr:  map[netip.AddrPort][]*generation{},
 	}
 	s.mapped = newMappedAddresses(s, c.STUN)
 	return s, nil
@@ -85,11 +84,9 @@ func (s *socket) send(b []byte, to netip.AddrPort) (int, error) {
 	if s.drop != nil && s.drop(b, to) {
 		return len(b), nil
 	}
-	if _, err := s.udp.WriteToUDPAddrPort(b, to); err != nil {
-		if errors.Is(err, net.ErrClosed) {
-			return 0, err
-		}
-		s.dropped.Add(1)
+	one := [...][]byte{b}
+	if err := s.io.Send(one[:], to); err != nil {
+		return 0, err
 	}
 	return len(b), nil
 }
@@ -143,8 +140,8 @@ func (s *socket) split(run *buffer, msg *stun.Message) {
 			b = s.runs.get()
 		}
 		b.n, b.from = copy(b.data, d), run.from
-		if !s.dispatch(b, msg) {
-			s.dropped.Add(1)
+		if why := s.dispatch(b, msg); why != causeNone {
+			s.drops.add(why)
 			s.pool.put(b)
 		}
 	}
@@ -157,74 +154,91 @@ func (s *socket) session(id uint32) *session {
 	return s.byCID[id]
 }
 
-// dispatch hands b over to its session; false: it has none, b is still ours. msg
+// dispatch hands b over to its session; else it says why not, and b is still ours. msg
 // is scratch memory.
-func (s *socket) dispatch(b *buffer, msg *stun.Message) bool {
+func (s *socket) dispatch(b *buffer, msg *stun.Message) cause {
 	if b.n == 0 {
-		return false
+		return causeTruncated
 	}
 	switch first := b.data[0]; {
 	case first <= lastSTUN:
 		return s.dispatchSTUN(b, msg)
 	case first == recordWithCID:
 		if b.n < recordCIDStart+cidLength {
-			return false
+			return causeTruncated
 		}
-		to := s.session(binary.BigEndian.Uint32(b.data[recordCIDStart:]))
-		return to != nil && to.putDTLS(b)
+		return s.session(binary.BigEndian.Uint32(b.data[recordCIDStart:])).putDTLS(b)
 	case first == record.Type:
 		h, ok := record.Parse(b.bytes())
 		if !ok {
-			return false
+			return causeTruncated
 		}
 		b.size = b.n
-		to := s.session(h.Session)
-		return to != nil && to.putData(b)
+		if to := s.session(h.Session); to == nil || !to.putData(b) {
+			return causeUnknown
+		}
+		return causeNone
 	case first >= firstDTLS && first <= lastDTLS:
 		s.mu.RLock()
 		to := newest(s.byAddr[b.from])
 		s.mu.RUnlock()
-		return to != nil && to.putDTLS(b)
+		return to.putDTLS(b)
 	}
-	return false
+	return causeForeign
 }
 
-func newest(list []*session) *session {
+// newest is the session that handshake records from a place are for: the newest that is not
+// complete, or else the newest, whose peer may not have seen our last flight.
+func newest(list []*generation) *session {
 	if len(list) == 0 {
 		return nil
 	}
-	return list[len(list)-1]
+	for _, g := range slices.Backward(list) {
+		if !g.session.complete.Load() {
+			return g.session
+		}
+	}
+	return list[len(list)-1].session
 }
 
 // dispatchSTUN: a request names the agent by its user name (RFC 8445, section
 // 7.2.2); a response goes to all that sent to where it comes from, and the agent
 // whose transaction it is takes it.
-func (s *socket) dispatchSTUN(b *buffer, msg *stun.Message) bool {
+func (s *socket) dispatchSTUN(b *buffer, msg *stun.Message) cause {
+	if !stun.IsMessage(b.bytes()) {
+		return causeForeign
+	}
 	msg.Raw = append(msg.Raw[:0], b.bytes()...)
-	if !stun.IsMessage(b.bytes()) || msg.Decode() != nil {
-		return false
+	if msg.Decode() != nil {
+		return causeTruncated
 	}
 	if msg.Type.Class == stun.ClassRequest || msg.Type.Class == stun.ClassIndication {
 		name, err := msg.Get(stun.AttrUsername)
 		if err != nil {
-			return false
+			return causeForeign
 		}
 		ufrag, _, _ := strings.Cut(string(name), ":")
 		s.mu.RLock()
 		to := s.byUfrag[ufrag]
 		s.mu.RUnlock()
-		return to != nil && to.putSTUN(b)
+		if to == nil || !to.putSTUN(b) {
+			return causeUnknown
+		}
+		return causeNone
 	}
 	if s.mapped.response(b.from, msg) {
 		s.pool.put(b)
-		return true
+		return causeNone
 	}
 	s.mu.RLock()
 	list := s.byAddr[b.from]
 	s.mu.RUnlock()
 	for i, to := range list { // list is never changed in place
 		if i == len(list)-1 {
-			return to.putSTUN(b)
+			if to.putSTUN(b) {
+				return causeNone
+			}
+			break
 		}
 		c := s.pool.get()
 		c.n, c.from = copy(c.data, b.bytes()), b.from
@@ -232,49 +246,63 @@ func (s *socket) dispatchSTUN(b *buffer, msg *stun.Message) bool {
 			s.pool.put(c)
 		}
 	}
-	return false
+	return causeUnknown
 }
 
-// add makes the session's datagrams find it and chooses its connection ID.
+// add makes the session's records find it and chooses its connection ID.
 func (s *socket) add(x *session, random func() uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for x.cid == 0 || x.cid == record.Cookie || s.byCID[x.cid] != nil {
 		x.cid = random()
 	}
-	s.byCID[x.cid], s.byUfrag[x.ufrag] = x, x
+	s.byCID[x.cid] = x
 }
 
-// maxSessionAddrs bounds how many addresses one session can occupy.
+func (s *socket) remove(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byCID[x.cid] == x {
+		delete(s.byCID, x.cid)
+	}
+}
+
+// addGeneration makes STUN requests to g find it.
+func (s *socket) addGeneration(g *generation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byUfrag[g.ufrag] = g
+}
+
+// maxSessionAddrs bounds how many addresses one generation can occupy.
 const maxSessionAddrs = 4 * maxCandidates
 
-// meet records that x exchanges STUN with addr.
-func (s *socket) meet(x *session, addr netip.AddrPort) {
+// meet records that g exchanges STUN with addr.
+func (s *socket) meet(g *generation, addr netip.AddrPort) {
 	s.mu.RLock()
-	known := slices.Contains(s.byAddr[addr], x)
+	known := slices.Contains(s.byAddr[addr], g)
 	s.mu.RUnlock()
 	if known {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byCID[x.cid] != x || len(x.addrs) >= maxSessionAddrs || slices.Contains(s.byAddr[addr], x) {
+	if s.byUfrag[g.ufrag] != g || len(g.addrs) >= maxSessionAddrs || slices.Contains(s.byAddr[addr], g) {
 		return // closed, greedy, or another goroutine was faster
 	}
-	x.addrs = append(x.addrs, addr)
-	s.byAddr[addr] = append(slices.Clone(s.byAddr[addr]), x)
+	g.addrs = append(g.addrs, addr)
+	s.byAddr[addr] = append(slices.Clone(s.byAddr[addr]), g)
 }
 
-func (s *socket) remove(x *session) {
+func (s *socket) removeGeneration(g *generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.byCID[x.cid] != x {
+	if s.byUfrag[g.ufrag] != g {
 		return
 	}
-	delete(s.byCID, x.cid)
-	delete(s.byUfrag, x.ufrag)
-	for _, a := range x.addrs {
-		rest := slices.DeleteFunc(slices.Clone(s.byAddr[a]), func(y *session) bool { return y == x })
+	delete(s.byUfrag, g.ufrag)
+	for _, a := range g.addrs {
+		rest := slices.DeleteFunc(slices.Clone(s.byAddr[a]), func(h *generation) bool { return h == g })
 		if len(rest) == 0 {
 			delete(s.byAddr, a)
 		} else {

@@ -16,6 +16,7 @@ const (
 	// mappedWait is how long gathering waits for STUN servers at most.
 	mappedWait     = 1500 * time.Millisecond
 	mappedInterval = 300 * time.Millisecond
+	mappedGrace    = 300 * time.Millisecond
 )
 
 // mappedAddresses asks STUN servers (RFC 8489) from the socket itself, since the
@@ -47,7 +48,15 @@ func newMappedAddresses(s *socket, servers []string) *mappedAddresses {
 	}
 }
 
-// get returns what the servers say within mappedWait, each address once.
+// forget makes get ask again: our addresses may be others.
+func (m *mappedAddresses) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.known)
+}
+
+// get returns what the servers say within mappedWait, or mappedGrace after the first of them,
+// each address once.
 func (m *mappedAddresses) get(ctx context.Context) []netip.AddrPort {
 	ctx, cancel := context.WithTimeout(ctx, mappedWait)
 	defer cancel()
@@ -57,6 +66,7 @@ func (m *mappedAddresses) get(ctx context.Context) []netip.AddrPort {
 		wg.Go(func() {
 			if a := m.ask(ctx, server); a.IsValid() {
 				found <- a
+				time.AfterFunc(mappedGrace, cancel)
 			}
 		})
 	}

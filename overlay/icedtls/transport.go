@@ -9,12 +9,16 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/pion/transport/v5/stdnet"
+
 	"github.com/viasnet/vias/overlay"
 )
 
 const (
 	acceptBacklog = 64
-	maxInbound    = 256 // sessions that others began and that are no Link yet
+	// maxInbound are the sessions that others began and that are no Link yet. Who would be one more
+	// gets no answer, and offers again soon.
+	maxInbound    = 64
 	maxRemembered = 4096
 )
 
@@ -28,9 +32,11 @@ type Transport struct {
 	signaler    overlay.Signaler
 	signer      *signer
 	certificate tls.Certificate
+	net         *stdnet.Net // for agents, which would each list all interfaces and keep the list
 
 	accepted chan *link
 	outbox   chan outgoing
+	turns    chan struct{} // one in it for each Dial that has its turn
 	limits   limits
 	// life ends with Close. It is a field since Dial, which others call, has to
 	// end with it.
@@ -39,7 +45,11 @@ type Transport struct {
 	closeOnce sync.Once
 	wg        sync.WaitGroup
 
-	refused, wrongKey, dropped atomic.Uint64
+	refused, wrongKey atomic.Uint64
+	drops             *drops
+	crew              *crew
+	watch             *watch
+	moves             moves
 
 	tables
 }
@@ -50,6 +60,7 @@ type tables struct {
 	mu      sync.Mutex
 	closed  bool
 	links   map[*link]struct{}
+	linked  map[sessionID]*link
 	dials   map[overlay.PeerID]*dial
 	calls   map[sessionID]*session // ours, waiting for an answer
 	inbound map[overlay.PeerID]*session
@@ -61,9 +72,13 @@ func open(ctx context.Context, config Config, env overlay.Env) (*Transport, erro
 		config: config, env: env, self: env.Identity.ID(), log: env.Logger,
 		accepted: make(chan *link, acceptBacklog),
 		outbox:   make(chan outgoing, 256),
+		turns:    make(chan struct{}, maxDials),
+		drops:    &drops{},
+		watch:    newWatch(),
 		limits:   newLimits(),
 		tables: tables{
 			links:   map[*link]struct{}{},
+			linked:  map[sessionID]*link{},
 			dials:   map[overlay.PeerID]*dial{},
 			calls:   map[sessionID]*session{},
 			inbound: map[overlay.PeerID]*session{},
@@ -87,7 +102,10 @@ func open(ctx context.Context, config Config, env overlay.Env) (*Transport, erro
 	if t.signer, err = newSigner(env.Identity); err != nil {
 		return nil, err
 	}
-	if t.socket, err = openSocket(&t.config, &t.dropped); err != nil {
+	if t.net, err = stdnet.NewNet(); err != nil {
+		return nil, err
+	}
+	if t.socket, err = openSocket(&t.config, t.drops); err != nil {
 		return nil, err
 	}
 	if t.signaler, err = config.Signal(ctx, env.Identity); err != nil {
@@ -95,9 +113,14 @@ func open(ctx context.Context, config Config, env overlay.Env) (*Transport, erro
 		return nil, err
 	}
 	t.life, t.end = context.WithCancelCause(context.Background())
+	t.crew = newCrew(t.life, workers(config.Workers), t.wg.Go)
 	t.wg.Go(t.socket.read)
+	t.wg.Go(func() { t.watch.run(t.life) })
 	t.wg.Go(func() { t.readSignals(t.life) })
 	t.wg.Go(func() { t.writeSignals(t.life) })
+	if t.socket.addr.Addr().IsUnspecified() { // one address comes and goes with its socket
+		t.wg.Go(func() { t.watchMoves(t.life) })
+	}
 	return t, nil
 }
 
@@ -125,10 +148,13 @@ func (t *Transport) Accept(ctx context.Context) (overlay.Link, error) {
 
 // Stats is a snapshot.
 func (t *Transport) Stats() overlay.TransportStats {
+	d := t.drops.snapshot()
+	d.Unsent += t.socket.io.Lost()
 	return overlay.TransportStats{
 		Refused:  t.refused.Load(),
 		WrongKey: t.wrongKey.Load(),
-		Dropped:  t.dropped.Load() + t.socket.io.Lost(),
+		Dropped:  d.Total(),
+		Drops:    d,
 	}
 }
 
@@ -139,16 +165,20 @@ func (t *Transport) adopt(l *link) bool {
 	if t.closed {
 		return false
 	}
-	t.links[l] = struct{}{}
+	t.links[l], t.linked[l.session.id] = struct{}{}, l
 	t.wg.Go(l.run)
-	t.wg.Go(l.watch)
+	t.watch.add(&l.watched)
 	return true
 }
 
 func (t *Transport) forget(l *link) {
+	t.watch.remove(&l.watched)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.links, l)
+	if t.linked[l.session.id] == l {
+		delete(t.linked, l.session.id)
+	}
 }
 
 // Close closes the Links, then what they stand on, and waits for every goroutine.

@@ -186,7 +186,7 @@ func (l *link) readTurn(b *tap.Batch) bool {
 			return b.Len() > 0
 		}
 		switch {
-		case len(l.inbox) > 0: // from the association; it waits no longer
+		case l.inbox.len() > 0: // from the association; it waits no longer
 			s.turns.now.CompareAndSwap(&l.reading, &l.away)
 			return b.Len() > 0
 		case l.ended():

@@ -179,6 +179,16 @@ func (x *Member) Credential() []byte {
 	return x.credential
 }
 
+// Certificates are the first part of our Credential: all that one needs who has the lists.
+func (x *Member) Certificates() (all []byte) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, c := range x.own {
+		all = append(all, c.Raw...)
+	}
+	return all
+}
+
 // Admit verifies what peer shows, or, if that is nothing, what it showed last.
 func (x *Member) Admit(peer overlay.PeerID, credential []byte) error {
 	now := x.config.now()

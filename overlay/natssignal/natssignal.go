@@ -63,6 +63,10 @@ type Config struct {
 	NKey string
 	// Token, or User and Password.
 	Token, User, Password string
+	// Credential is what the server is shown beside the proof of our PeerID, so that it can
+	// tell whether we belong to its network (membership.Member.Certificates): asked at every
+	// connection, at most 2,048 bytes, more is left out. Nil = nothing.
+	Credential func() []byte
 	// TLS, unless nil, makes TLS a must, whatever the URLs say. With nil it is used for
 	// tls:// URLs and where the server wants it, with the system's authorities.
 	TLS *tls.Config

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/viasnet/vias/overlay"
@@ -32,7 +31,6 @@ const (
 	maxBucket       = 8 << 20 // bytes: some 20,000 peers
 	// maxPresent is how many Present lists at most.
 	maxPresent      = 16384
-	bucketReplicas  = 3 // in a cluster
 	presenceTimeout = 5 * time.Second
 	minAnnounceWait = 300 * time.Millisecond
 )
@@ -93,69 +91,6 @@ func openPresence(peer overlay.PeerID, token string, b []byte) (Presence, error)
 	return Presence{Peer: peer, Instance: [8]byte(b[1:9]), At: at}, nil
 }
 
-// CreateBucket makes the presence bucket on a server or cluster, if it is not there.
-// ttl 0 = 30 s. Signalers call it themselves; it is public for servers that do not let
-// them (see [Permissions]). In a cluster three members keep it as soon as there are
-// three, in memory: it would be stale after a restart anyway.
-func CreateBucket(ctx context.Context, conn *nats.Conn, ttl time.Duration) (jetstream.KeyValue, error) {
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return nil, fmt.Errorf("natssignal: JetStream: %w", err)
-	}
-	config := bucketConfig(ttl)
-	kv, err := js.KeyValue(ctx, Bucket)
-	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return kv, err
-	}
-	if conn.ConnectedClusterName() != "" {
-		config.Replicas = bucketReplicas
-		if kv, err = js.CreateKeyValue(ctx, config); err == nil {
-			return kv, nil
-		}
-		config.Replicas = 1
-	}
-	kv, err = js.CreateKeyValue(ctx, config)
-	if errors.Is(err, jetstream.ErrBucketExists) { // somebody was faster
-		return js.KeyValue(ctx, Bucket)
-	}
-	return kv, err
-}
-
-// KeepBucket is CreateBucket, and has three members of a cluster keep a bucket that was
-// made while there was one.
-func KeepBucket(ctx context.Context, conn *nats.Conn, ttl time.Duration) error {
-	kv, err := CreateBucket(ctx, conn, ttl)
-	if err != nil || conn.ConnectedClusterName() == "" {
-		return err
-	}
-	status, err := kv.Status(ctx)
-	if err != nil {
-		return fmt.Errorf("natssignal: bucket: %w", err)
-	}
-	if b, ok := status.(*jetstream.KeyValueBucketStatus); !ok || b.StreamInfo().Config.Replicas >= bucketReplicas {
-		return nil
-	}
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return fmt.Errorf("natssignal: JetStream: %w", err)
-	}
-	config := bucketConfig(ttl)
-	config.Replicas = bucketReplicas
-	_, err = js.UpdateKeyValue(ctx, config)
-	return err
-}
-
-func bucketConfig(ttl time.Duration) jetstream.KeyValueConfig {
-	if ttl == 0 {
-		ttl = defaultPresenceTTL
-	}
-	return jetstream.KeyValueConfig{
-		Bucket: Bucket, Description: "who is there in vias networks",
-		TTL: ttl, History: 1, MaxValueSize: maxPresence, MaxBytes: maxBucket,
-		Storage: jetstream.MemoryStorage,
-	}
-}
-
 // announce keeps our presence until Close. It is not what signalling waits for.
 func (s *Signaler) announce() {
 	var instance [8]byte
@@ -198,7 +133,7 @@ func (s *Signaler) putPresence(instance [8]byte) error {
 	}
 	ctx, cancel := context.WithTimeout(s.life, presenceTimeout)
 	defer cancel()
-	kv, err := CreateBucket(ctx, s.conn, s.config.PresenceTTL)
+	kv, err := s.bucket(ctx, presenceBucket(s.config.PresenceTTL))
 	if err != nil {
 		return err
 	}
@@ -217,7 +152,7 @@ func (s *Signaler) removePresence() {
 	if !s.conn.IsConnected() {
 		return
 	}
-	if kv, err := CreateBucket(ctx, s.conn, s.config.PresenceTTL); err == nil {
+	if kv, err := s.bucket(ctx, presenceBucket(s.config.PresenceTTL)); err == nil {
 		_ = kv.Purge(ctx, s.key()) // the TTL does it otherwise
 	}
 }
@@ -238,7 +173,7 @@ func (s *Signaler) present(ctx context.Context) ([]Presence, error) {
 	if err := s.ended(); err != nil {
 		return nil, err
 	}
-	kv, err := CreateBucket(ctx, s.conn, s.config.PresenceTTL)
+	kv, err := s.bucket(ctx, presenceBucket(s.config.PresenceTTL))
 	if err != nil {
 		return nil, fmt.Errorf("bucket: %w", err)
 	}

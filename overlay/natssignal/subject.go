@@ -42,9 +42,9 @@ func sender(subject string) (overlay.PeerID, error) {
 
 // Permissions are the subjects that a peer needs, in any network: what a server with
 // accounts should let it publish and subscribe to, and nothing else. With them it can
-// neither read others' messages nor send in others' names. It cannot make the presence
-// bucket either (whoever may make streams may record what is not for him): see
-// [CreateBucket].
+// neither read others' messages nor send in others' names. It cannot make the
+// buckets either (whoever may make streams may record what is not for him): see
+// [KeepBuckets].
 func Permissions(id overlay.PeerID) (publish, subscribe []string) {
 	self := id.String()
 	return []string{
@@ -55,7 +55,11 @@ func Permissions(id overlay.PeerID) (publish, subscribe []string) {
 			"$JS.API.CONSUMER.CREATE.KV_" + Bucket + ".>", // to read presence
 			"$JS.API.CONSUMER.DELETE.KV_" + Bucket + ".>",
 			"$JS.FC.KV_" + Bucket + ".>",
+			directorySubject + "*.*.*." + self + ".*", // its own claims
+			directoryInfo,
+			directoryGet,
 		}, []string{
+			directorySubject + ">",
 			prefix + "*." + self + ".*",
 			inboxPrefix(id) + ".>",
 		}

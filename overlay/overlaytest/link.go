@@ -26,7 +26,11 @@ type link struct {
 	queue []datagram // by time of arrival
 	free  [][]byte
 	err   error
+	stats overlay.LinkStats
 }
+
+// urgentRoom is how many datagrams of urgent batches find room in a queue that is full.
+const urgentRoom = 256
 
 type datagram struct {
 	at   time.Time // zero: at once
@@ -62,13 +66,15 @@ func (l *link) SendBatch(b *tap.Batch) error {
 	for i := range b.Len() {
 		data := b.Frame(i)
 		if len(data) > n.config.MTU || len(data) == 0 {
-			l.transport.dropped.Add(1)
+			l.transport.tooLong.Add(1)
+			l.count(func(s *overlay.LinkStats) { s.Drops.TooLong++ })
 			continue
 		}
+		l.count(func(s *overlay.LinkStats) { s.Sent.Datagrams++; s.Sent.Bytes += uint64(len(data)) })
 		lose := cut || filter != nil && !filter(l.out.from, l.out.to, data)
 		copies, delay := l.out.fate(&n.config, len(data), lose)
 		for range copies {
-			if l.other.enqueue(data, delay) {
+			if l.other.enqueue(data, delay, b.Urgent()) {
 				l.out.delivered(1)
 			}
 		}
@@ -77,16 +83,23 @@ func (l *link) SendBatch(b *tap.Batch) error {
 }
 
 // enqueue copies data; it is called by the sending end.
-func (l *link) enqueue(data []byte, delay time.Duration) bool {
+func (l *link) enqueue(data []byte, delay time.Duration, urgent bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
 		return false
 	}
-	if len(l.queue) >= l.transport.net.config.Queue {
-		l.transport.dropped.Add(1)
+	room := l.transport.net.config.Queue
+	if urgent {
+		room += urgentRoom
+	}
+	if len(l.queue) >= room {
+		l.transport.full.Add(1)
+		l.stats.Drops.Full++
 		return false
 	}
+	l.stats.Received.Datagrams++
+	l.stats.Received.Bytes += uint64(len(data))
 	var d datagram
 	if k := len(l.free); k > 0 {
 		d.data, l.free = append(l.free[k-1][:0], data...), l.free[:k-1]
@@ -149,7 +162,7 @@ func (l *link) take(b *tap.Batch) (wait time.Duration, err error) {
 			if b.Len() > 0 {
 				break
 			}
-			l.transport.dropped.Add(1) // no batch of this size will ever hold it
+			l.transport.tooLong.Add(1) // no batch of this size will ever hold it
 		}
 		l.free = append(l.free, d.data)
 	}
@@ -169,6 +182,19 @@ func (l *link) await(wait time.Duration) {
 	case <-l.done:
 	case <-due:
 	}
+}
+
+func (l *link) count(f func(*overlay.LinkStats)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f(&l.stats)
+}
+
+// Stats is a snapshot. Memory has no overhead: bytes are the user's.
+func (l *link) Stats() (s overlay.LinkStats) {
+	l.count(func(now *overlay.LinkStats) { s = *now })
+	s.Paths = 1
+	return s
 }
 
 // Path is a snapshot.

@@ -110,7 +110,12 @@ func TestFateFollowsSeed(t *testing.T) {
 	one := run(t, 1, a, b)
 	require.Equal(t, one, run(t, 1, a, b))
 	require.NotEqual(t, one, run(t, 2, a, b))
-	require.NotEqual(t, 100, len(one))
+	different := map[string]bool{}
+	for _, m := range one {
+		different[m] = true
+	}
+	require.Less(t, len(different), 100, "some are lost")
+	require.Less(t, len(different), len(one), "some come twice")
 }
 
 func TestHealInTime(t *testing.T) {

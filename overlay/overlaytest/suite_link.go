@@ -16,11 +16,31 @@ func testSizes(t *testing.T, h TransportHarness) {
 	a, b := openPair(t, h)
 	l, r := connect(t, a, b)
 	lr, rr := receive(l), receive(r)
-	mtu := l.Path().MTU
+	mtu := settledMTU(t, l)
 	for _, n := range []int{1, 2, 3, 63, 64, 65, 576, mtu - 17, mtu - 1, mtu} {
 		deliver(t, l, rr, pattern(n, n))
 		deliver(t, r, lr, pattern(n, n+1))
 	}
+}
+
+// settledMTU is the MTU of a Link whose ends both receive, when it has stopped to rise.
+func settledMTU(t *testing.T, l overlay.Link) int {
+	t.Helper()
+	const quiet = 600 * time.Millisecond
+	mtu, since := l.Path().MTU, time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := timeout(t); time.Since(since) < quiet; {
+		select {
+		case <-end.Done():
+			require.FailNow(t, "the MTU does not settle")
+		case now := <-tick.C:
+			if n := l.Path().MTU; n != mtu {
+				mtu, since = n, now
+			}
+		}
+	}
+	return mtu
 }
 
 func testBatches(t *testing.T, h TransportHarness) {
@@ -69,7 +89,7 @@ func testOversize(t *testing.T, h TransportHarness) {
 	l, r := connect(t, a, b)
 	rr := receive(r)
 	before := a.Stats().Dropped
-	send(t, l, []byte("first"), make([]byte, l.Path().MTU+1), make([]byte, 60000))
+	send(t, l, []byte("first"), make([]byte, settledMTU(t, l)+1), make([]byte, 60000))
 	require.Equal(t, before+2, a.Stats().Dropped)
 	deliver(t, l, rr, []byte("alive"))
 	require.NoError(t, l.SendBatch(tap.NewBatch(1, 1)), "an empty batch")
@@ -180,6 +200,10 @@ func testIdle(t *testing.T, h TransportHarness) {
 func testPath(t *testing.T, h TransportHarness) {
 	a, b := openPair(t, h)
 	l, r := connect(t, a, b)
+	receive(l)
+	receive(r)
+	settledMTU(t, l)
+	settledMTU(t, r)
 	p, q := l.Path(), r.Path()
 	require.NotEqual(t, overlay.PathUnknown, p.Kind)
 	require.Equal(t, p.Kind, q.Kind)
@@ -188,4 +212,27 @@ func testPath(t *testing.T, h TransportHarness) {
 	require.Equal(t, p.Remote, q.Local)
 	require.Equal(t, p.MTU, q.MTU)
 	require.GreaterOrEqual(t, p.MTU, 1200)
+}
+
+// testStats: what is sent is counted there, what comes here, and what is dropped by cause, at
+// the link and at the transport.
+func testStats(t *testing.T, h TransportHarness) {
+	a, b := openPair(t, h)
+	l, r := connect(t, a, b)
+	rr := receive(r)
+	mtu := settledMTU(t, l)
+	deliver(t, l, rr, pattern(500, 1))
+	sent, got := l.Stats(), r.Stats()
+	require.GreaterOrEqual(t, sent.Sent.Bytes, uint64(500))
+	require.Positive(t, sent.Sent.Datagrams)
+	require.GreaterOrEqual(t, got.Received.Bytes, uint64(500))
+	require.EqualValues(t, 1, sent.Paths)
+	send(t, l, make([]byte, mtu+1))
+	require.Equal(t, sent.Drops.TooLong+1, l.Stats().Drops.TooLong)
+	require.Positive(t, a.Stats().Drops.TooLong)
+	require.Equal(t, a.Stats().Dropped, a.Stats().Drops.Total())
+	deliver(t, l, rr, pattern(500, 2))
+	now := r.Stats()
+	require.Greater(t, now.Received.Datagrams, got.Received.Datagrams)
+	require.Greater(t, now.Received.Bytes, got.Received.Bytes+499)
 }

@@ -40,6 +40,7 @@ func RunTransport(t *testing.T, newHarness func(t *testing.T) TransportHarness) 
 		{"LinkLost", testLinkLost},
 		{"Idle", testIdle},
 		{"PathSnapshot", testPath},
+		{"Stats", testStats},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			noLeak(t)

@@ -28,7 +28,7 @@ type transport struct {
 	links map[*link]struct{}
 	dials map[overlay.PeerID]*dial
 
-	refused, wrongKey, dropped atomic.Uint64
+	refused, wrongKey, tooLong, full atomic.Uint64
 }
 
 // dial is a Dial under way. Its peer puts our end of the Link into got when the
@@ -269,10 +269,12 @@ func (t *transport) Accept(ctx context.Context) (overlay.Link, error) {
 
 // Stats is a snapshot.
 func (t *transport) Stats() overlay.TransportStats {
+	d := overlay.Drops{TooLong: t.tooLong.Load(), Full: t.full.Load()}
 	return overlay.TransportStats{
 		Refused:  t.refused.Load(),
 		WrongKey: t.wrongKey.Load(),
-		Dropped:  t.dropped.Load(),
+		Dropped:  d.Total(),
+		Drops:    d,
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	maxWaiting      = 4
 	maxWaitingBytes = 4 << 20
 	maxWaitingTime  = askLife
+	// Clocks that differ by more than maxSkew are worth a warning: it is nothing to us, but
+	// what is in the messages and in certificates has times of its own.
+	maxSkew = 5 * time.Minute
 )
 
 // contact is a peer that we send to.
@@ -27,6 +30,7 @@ type contact struct {
 	offset int64      // its clock - ours, µs
 	stamp  int64      // of the last message to it
 	used   int64      // when
+	skewed bool       // we have said that the clocks differ
 
 	asking   bool
 	nonce    [nonceLength]byte
@@ -170,6 +174,25 @@ func (c *contacts) hear(peer overlay.PeerID, key *publicKey, offset, now int64) 
 	}
 	x.offset = max(x.offset, offset)
 	return nil
+}
+
+// skew returns by how much peer's clock is ahead of ours if that is new and more than
+// maxSkew, else 0. Messages may have been on their way for a while, so it is rough.
+func (c *contacts) skew(peer overlay.PeerID) time.Duration {
+	x := c.all[peer]
+	if x == nil {
+		return 0
+	}
+	d := time.Duration(x.offset) * time.Microsecond
+	if d.Abs() <= maxSkew {
+		x.skewed = false
+		return 0
+	}
+	if x.skewed {
+		return 0
+	}
+	x.skewed = true
+	return d
 }
 
 // named tells whether that is the key that we use for peer.

@@ -103,7 +103,9 @@ func (s *Signaler) told(from overlay.PeerID, rest []byte) error {
 	}
 	s.mu.Lock()
 	queue := s.contacts.learn(from, key, clock-now, now)
+	skew := s.contacts.skew(from)
 	s.mu.Unlock()
+	s.warn(from, skew)
 	return s.flush(from, queue)
 }
 
@@ -123,6 +125,15 @@ func (s *Signaler) flush(to overlay.PeerID, queue [][]byte) error {
 		s.post(to, packet)
 	}
 	return nil
+}
+
+// warn says that a peer's clock and ours differ, if skew is not 0: the reason why offers
+// and certificates are not taken is easily overlooked.
+func (s *Signaler) warn(peer overlay.PeerID, skew time.Duration) {
+	if skew != 0 {
+		s.config.Logger.Warn("sealed: the peer's clock and ours differ; links may be refused for that",
+			"peer", peer.Short(), "ahead", skew.Round(time.Second))
+	}
 }
 
 // refusedKey: a peer could not use what we sent it, it says. Anybody can say that, so
@@ -164,12 +175,15 @@ func (s *Signaler) received(from overlay.PeerID, packet []byte) error {
 	}
 	now := s.now()
 	var queue [][]byte
+	var skew time.Duration
 	s.mu.Lock()
 	newest, err := s.seen.accept(from, entry{m.stamp, m.id}, now)
 	if newest {
 		queue = s.contacts.hear(from, reply, m.clock-now, now)
+		skew = s.contacts.skew(from)
 	}
 	s.mu.Unlock()
+	s.warn(from, skew)
 	if errors.Is(err, errLate) { // its idea of our clock is wrong
 		s.stale(from, name)
 	}

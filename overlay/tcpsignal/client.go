@@ -17,11 +17,13 @@ import (
 const (
 	dialTimeout  = 5 * time.Second
 	pingInterval = 15 * time.Second
-	hereInterval = 2 * time.Second
+	// hereInterval is how often addresses are looked at: whoever moves wants to say so now.
+	hereInterval = 250 * time.Millisecond
 	// silence is how long a server may be silent: three pings.
 	silence      = 45 * time.Second
 	backoffFirst = 100 * time.Millisecond
-	backoffLast  = 10 * time.Second
+	backoffLast  = 2 * time.Second
+	replacedWait = 10 * time.Second
 	inboxDepth   = 256
 )
 
@@ -85,14 +87,33 @@ func (s *signaler) run() {
 			wait = backoffFirst
 		}
 		if errors.Is(err, errReplaced) {
-			wait = backoffLast // two of us: do not fight
+			wait = replacedWait // two of us: do not fight
 		}
 		// Half of it by chance, lest all clients of a restarted server come at once.
 		pause := wait/2 + rand.N(wait/2)
 		wait = min(2*wait, backoffLast)
+		if s.pause(pause) {
+			wait = backoffFirst
+		}
+	}
+}
+
+// pause waits, or until this machine has other addresses: then it is true.
+func (s *signaler) pause(d time.Duration) (moved bool) {
+	end, look := time.NewTimer(d), time.NewTicker(hereInterval)
+	defer end.Stop()
+	defer look.Stop()
+	before, _ := net.InterfaceAddrs()
+	for {
 		select {
 		case <-s.life.Done():
-		case <-time.After(pause):
+			return false
+		case <-end.C:
+			return false
+		case <-look.C:
+			if now, err := net.InterfaceAddrs(); err == nil && fmt.Sprint(now) != fmt.Sprint(before) {
+				return true
+			}
 		}
 	}
 }
@@ -186,7 +207,7 @@ func (s *signaler) ping(conn net.Conn, stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-look.C:
-			if !here(conn.LocalAddr()) {
+			if !here(conn.LocalAddr(), conn.RemoteAddr()) {
 				_ = conn.Close() // TCP would find out in minutes
 				return
 			}
@@ -199,14 +220,20 @@ func (s *signaler) ping(conn net.Conn, stop <-chan struct{}) {
 	}
 }
 
-// here tells whether the machine still has that address.
-func here(local net.Addr) bool {
-	tcp, ok := local.(*net.TCPAddr)
-	addrs, err := net.InterfaceAddrs()
-	return !ok || err != nil || tcp.IP.IsLoopback() || slices.ContainsFunc(addrs, func(a net.Addr) bool {
-		n, ok := a.(*net.IPNet)
-		return ok && n.IP.Equal(tcp.IP)
-	})
+// here tells whether the machine would still send from that end of a connection: its address
+// may be gone, or the interface down that has it. Connecting a UDP socket sends nothing.
+func here(local, remote net.Addr) bool {
+	from, ok := local.(*net.TCPAddr)
+	if !ok || from.IP.IsLoopback() {
+		return true
+	}
+	c, err := net.Dial("udp", remote.String())
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	now, ok := c.LocalAddr().(*net.UDPAddr)
+	return !ok || now.IP.Equal(from.IP)
 }
 
 func (s *signaler) write(conn net.Conn, f *frame) error {

@@ -306,8 +306,9 @@ func FuzzFrame(f *testing.F) {
 
 // A connection from an address that the machine no longer has is of no use.
 func TestAddressIsStillHere(t *testing.T) {
-	require.True(t, here(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}), "loopback")
-	require.True(t, here(&net.TCPAddr{IP: net.IPv4(127, 7, 7, 7)}), "loopback has more than are listed")
-	require.True(t, here(&net.UnixAddr{}), "no address of the machine's")
-	require.False(t, here(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}), "of nobody (RFC 5737)")
+	server := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9}
+	require.True(t, here(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, server), "loopback")
+	require.True(t, here(&net.TCPAddr{IP: net.IPv4(127, 7, 7, 7)}, server), "loopback has more than are listed")
+	require.True(t, here(&net.UnixAddr{}, server), "no address of the machine's")
+	require.False(t, here(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}, server), "of nobody (RFC 5737)")
 }

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 GO=${GO:-go}
 RUN=${RUN:-}
-LIMIT=${LIMIT:-900} # seconds, for all of it
+LIMIT=${LIMIT:-1400} # seconds, for all of it
 MEM=${MEM:-3G}
 cache=$PWD/.cache/uml
 
@@ -25,8 +25,8 @@ all="./tap 60 0
 ./ofctl 120 1
 ./ofctl/ovs 60 1
 ./ofctl/ofctltest 180 1
-./bypass/ofpath 300 1
-./internal/lab 420 1 ^TestIntegration(Lab|LabAfterCrash|LabInterrupted|OVSDRestartAndStop|Matrix)$"
+./bypass/ofpath 600 1
+./internal/lab 600 1 ^TestIntegration(Lab|LabAfterCrash|LabInterrupted|OVSDRestartAndStop|Matrix)$"
 
 die() {
 	echo "kernel: $*" >&2

@@ -21,6 +21,8 @@ type PipeConfig struct {
 	// Queue is how many frames wait for a reader before more are dropped;
 	// 0: DefaultQueue.
 	Queue int
+	// Queues of the first end (tap.MultiQueue); 0: it is no such thing.
+	Queues int
 	// Caps of both ends. With none, unfinished frames written are dropped.
 	Caps tap.Caps
 }
@@ -40,8 +42,45 @@ func (c PipeConfig) Open() (a, b tap.Device) {
 	if c.Queue <= 0 {
 		c.Queue = DefaultQueue
 	}
-	ab, ba := newQueue(c.Queue), newQueue(c.Queue)
-	return &end{config: c, in: ba, out: ab}, &end{config: c, in: ab, out: ba}
+	ab := newQueue(c.Queue)
+	list, ba := make([]tap.Device, 0, c.Queues), make([]*queue, 0, c.Queues)
+	for range max(c.Queues, 1) {
+		q := newQueue(c.Queue)
+		list, ba = append(list, &end{config: c, in: q, out: []*queue{ab}}), append(ba, q)
+	}
+	b = &end{config: c, in: ab, out: ba}
+	if c.Queues == 0 {
+		return list[0], b
+	}
+	m := &multiEnd{end: list[0].(*end), queues: list}
+	m.queues[0] = m
+	return m, b
+}
+
+// multiEnd is an end with several queues, of which it is the first.
+type multiEnd struct {
+	*end
+	queues []tap.Device
+}
+
+func (m *multiEnd) Queues() []tap.Device { return m.queues }
+
+func (m *multiEnd) Stats() tap.Stats {
+	s := m.end.Stats()
+	for _, q := range m.queues[1:] {
+		x := q.(*end).Stats()
+		s.ReadDropped += x.ReadDropped
+		s.WriteDropped += x.WriteDropped
+	}
+	return s
+}
+
+func (m *multiEnd) Close() error {
+	err := m.end.Close()
+	for _, q := range m.queues[1:] {
+		err = errors.Join(err, q.Close())
+	}
+	return err
 }
 
 var errNoRoom = errors.New("taptest: the batch takes no frame")
@@ -49,7 +88,8 @@ var errNoRoom = errors.New("taptest: the batch takes no frame")
 // end is one end of a wire.
 type end struct {
 	config       PipeConfig
-	in, out      *queue
+	in           *queue
+	out          []*queue // a flow's frames go to one of them
 	closed       atomic.Bool
 	writeDropped atomic.Uint64
 }
@@ -62,7 +102,7 @@ func (e *end) WriteBatch(b *tap.Batch) error {
 			return tap.ErrClosed
 		}
 		o := b.Offload(i)
-		if !e.acceptable(b.Frame(i), o) || !e.out.push(b.Frame(i), o) {
+		if !e.acceptable(b.Frame(i), o) || !e.out[flow(b.Frame(i))%len(e.out)].push(b.Frame(i), o) {
 			e.writeDropped.Add(1)
 		}
 	}
@@ -82,6 +122,23 @@ func (e *end) acceptable(frame []byte, o tap.Offload) bool {
 		return tap.Fits(frame, e.config.MTU)
 	}
 	return len(frame) >= tap.HeaderLen && len(frame) <= tap.MaxFrame && int(o.SegmentSize) <= e.config.MTU
+}
+
+// flow is a number that all frames of a flow have in common: of the MACs and, for IPv4,
+// protocol, addresses and the first four bytes behind the header.
+func flow(frame []byte) int {
+	h := uint32(2166136261) // FNV-1a
+	mix := func(b []byte) {
+		for _, x := range b {
+			h = (h ^ uint32(x)) * 16777619
+		}
+	}
+	mix(frame[:12])
+	if len(frame) >= 38 && frame[12] == 8 && frame[13] == 0 && frame[14] == 0x45 {
+		mix(frame[23:24])
+		mix(frame[26:38])
+	}
+	return int(h >> 8)
 }
 
 func (e *end) Caps() tap.Caps { return e.config.Caps }

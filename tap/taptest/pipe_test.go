@@ -90,3 +90,11 @@ func TestPipePeerClosed(t *testing.T) {
 		require.True(t, done)
 	})
 }
+
+func TestPipeQueues(t *testing.T) {
+	taptest.RunQueues(t, func(*testing.T) (tap.MultiQueue, tap.Device) {
+		a, b := taptest.PipeConfig{Queues: 3}.Open()
+		return a.(tap.MultiQueue), b
+	})
+	taptest.Run(t, func(*testing.T) (dev, peer tap.Device) { return taptest.PipeConfig{Queues: 1}.Open() })
+}

@@ -45,14 +45,6 @@ func TestCursorStaysShort(t *testing.T) {
 	require.Nil(t, c.Take(-1))
 }
 
-func TestHelloSpeaks(t *testing.T) {
-	require.True(t, Hello{Version: 4}.Speaks(4))
-	require.True(t, Hello{Version: 6, Bitmap: 1<<4 | 1<<6}.Speaks(4))
-	require.False(t, Hello{Version: 6, Bitmap: 1 << 6}.Speaks(4))
-	require.False(t, Hello{Version: 1}.Speaks(4))
-	require.False(t, Hello{Bitmap: 1}.Speaks(40))
-}
-
 func FuzzRead(f *testing.F) {
 	f.Add([]byte{4, 0, 0, 8, 0, 0, 0, 1, 4, 2, 0, 10, 0, 0, 0, 2, 'h', 'i'})
 	f.Fuzz(func(t *testing.T, b []byte) {

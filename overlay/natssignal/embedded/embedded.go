@@ -2,7 +2,7 @@
 // natssignal: alone, or a member of a cluster.
 //
 // Clients prove their PeerID when they connect (natssignal.Proof) and may then use the
-// subjects of that ID alone (natssignal.Permissions): nobody but the server reads others'
+// subjects of that ID alone (natssignal.Permissions), if Config.Admit admits them: nobody but the server reads others'
 // messages or sends in others' names. It is not trusted for all that; package sealed is
 // what keeps messages from it.
 package embedded
@@ -43,8 +43,12 @@ type Config struct {
 	Store string
 	// MaxClients at once. Default 4096.
 	MaxClients int
-	// Admit says which peers may connect. It must not block. Nil = everybody.
-	Admit func(overlay.PeerID) bool
+	// Admit says which peers may connect: nil, or why not, for our own eyes; the peer learns
+	// nothing of that. credential is what the client showed (natssignal.Config.Credential),
+	// which proves nothing if it is not bound to the peer's key; empty = nothing. It is asked again, without,
+	// every 2 s for all who are connected, and who is not admitted any more is
+	// disconnected. It must not block. overlay.Admission's method is one. Nil = everybody.
+	Admit func(peer overlay.PeerID, credential []byte) error
 	// Logger; nil = silent.
 	Logger *slog.Logger
 }
@@ -56,7 +60,10 @@ type Cluster struct {
 	Name string
 	// Listen is the address for other members. Required.
 	Listen netip.AddrPort
-	// Routes are addresses (HOST:PORT, of Listen) of members, one at least; the own one
+	// Advertise is the address (HOST:PORT) at which other members find this one, where
+	// that is not Listen (address translation, a proxy). Default: Listen.
+	Advertise string
+	// Routes are addresses (HOST:PORT, of Listen or Advertise) of members, one at least; the own one
 	// may be among them. Members that are not named are learnt. Required.
 	Routes []string
 	// Secret that members show each other. Required: whoever can join the cluster can
@@ -76,6 +83,9 @@ const (
 	writeDeadline     = 5 * time.Second
 	maxPending        = 4 << 20 // bytes that wait for a client before it is dropped
 	routeUser         = "vias"
+	// A member that answers none of routePings pings is looked for anew.
+	routePing  = 5 * time.Second
+	routePings = 2
 )
 
 // Server is a running server.
@@ -98,7 +108,7 @@ func (c *Config) complete() error {
 		c.MaxClients = defaultMaxClients
 	}
 	if c.Admit == nil {
-		c.Admit = func(overlay.PeerID) bool { return true }
+		c.Admit = func(overlay.PeerID, []byte) error { return nil }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -117,14 +127,22 @@ func (c *Config) complete() error {
 		return errors.New("embedded: Cluster.Routes is missing")
 	}
 	for _, r := range cluster.Routes {
-		if host, port, err := net.SplitHostPort(r); err != nil || host == "" || port == "" {
+		if !isHostPort(r) {
 			return fmt.Errorf("embedded: Cluster.Routes: %q is no HOST:PORT", r)
 		}
+	}
+	if cluster.Advertise != "" && !isHostPort(cluster.Advertise) {
+		return fmt.Errorf("embedded: Cluster.Advertise: %q is no HOST:PORT", cluster.Advertise)
 	}
 	if cluster.Name == "" {
 		c.Cluster.Name = "vias"
 	}
 	return nil
+}
+
+func isHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	return err == nil && host != "" && port != ""
 }
 
 // Start starts a server; it takes clients when Start returns. A cluster's member does
@@ -164,7 +182,7 @@ func (s *Server) start(ctx context.Context, store string) error {
 			return err
 		}
 	}
-	s.keeper = newKeeper(s.config.Logger)
+	s.keeper = newKeeper(&s.config)
 	opts := s.options(store)
 	var err error
 	if s.Server, err = server.NewServer(opts); err != nil {
@@ -203,7 +221,7 @@ func (s *Server) options(store string) *server.Options {
 		JetStream: true, StoreDir: store, JetStreamMaxMemory: maxMemory, JetStreamMaxStore: maxStore,
 		DisableJetStreamBanner:     true,
 		AlwaysEnableNonce:          true,
-		CustomClientAuthentication: &door{admit: c.Admit, keeper: s.keeper.password},
+		CustomClientAuthentication: s.keeper.door,
 	}
 	if c.TLS != nil {
 		o.TLS, o.TLSConfig = true, c.TLS
@@ -213,6 +231,8 @@ func (s *Server) options(store string) *server.Options {
 			Name: k.Name, Host: k.Listen.Addr().String(), Port: natsPort(k.Listen.Port()),
 			Username: routeUser, Password: k.Secret,
 			AuthTimeout: handshakeTimeout, TLSConfig: k.TLS, TLSTimeout: handshakeTimeout,
+			Advertise:    k.Advertise,
+			PingInterval: routePing, MaxPingsOut: routePings,
 		}
 		for _, r := range k.Routes {
 			o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: r, User: url.UserPassword(routeUser, k.Secret)})

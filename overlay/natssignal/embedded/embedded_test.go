@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/viasnet/vias/internal/leaktest"
@@ -38,7 +39,7 @@ func deadline(t testing.TB) context.Context {
 
 func connect(t testing.TB, s *embedded.Server, id *overlay.Identity) *natssignal.Signaler {
 	t.Helper()
-	c, err := natssignal.Connect(t.Context(), natssignal.Config{Servers: []string{s.URL()}, Network: "blue"}, id)
+	c, err := natssignal.Connect(t.Context(), natssignal.Config{Servers: []string{s.URL()}, Network: "blue", PresenceTTL: time.Second}, id)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
@@ -49,7 +50,7 @@ func connect(t testing.TB, s *embedded.Server, id *overlay.Identity) *natssignal
 func raw(t testing.TB, s *embedded.Server, id *overlay.Identity) (c *nats.Conn, denied chan error) {
 	t.Helper()
 	denied = make(chan error, 64)
-	c, err := nats.Connect(s.URL(), natssignal.ProofOption(id), nats.CustomInboxPrefix("_INBOX_"+id.ID().String()),
+	c, err := nats.Connect(s.URL(), natssignal.ProofOption(id, nil), nats.CustomInboxPrefix("_INBOX_"+id.ID().String()),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied <- err }))
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
@@ -103,20 +104,39 @@ func wait[T any](t testing.TB, c <-chan T) T {
 	}
 }
 
-func TestAdmit(t *testing.T) {
-	good, bad := overlaytest.NewIdentity(t), overlaytest.NewIdentity(t)
-	s := serve(t, embedded.Config{Admit: func(id overlay.PeerID) bool { return id == good.ID() }})
-	raw(t, s, good)
-	for name, opt := range map[string]nats.Option{
-		"not admitted":  natssignal.ProofOption(bad),
-		"no proof":      nats.Name("nobody"),
-		"a password":    nats.UserInfo("keeper", ""),
-		"a wrong proof": nats.UserJWT(func() (string, error) { return "vias", nil }, func([]byte) ([]byte, error) { return []byte{255, 1}, nil }),
-		"an old proof": nats.UserJWT(func() (string, error) { return "vias", nil },
-			func([]byte) ([]byte, error) { return natssignal.Prove(good, []byte("another nonce")) }),
-	} {
-		_, err := nats.Connect(s.URL(), opt)
-		require.ErrorIs(t, err, nats.ErrAuthorization, name)
+// The bucket is lost, with all that is in it: clients may not make it, but the server does, and
+// everybody comes back.
+func TestKeeperRestoresBucket(t *testing.T) {
+	s := serve(t, embedded.Config{})
+	id := overlaytest.NewIdentity(t)
+	c := connect(t, s, id)
+	present := func() bool {
+		list, err := c.Present(deadline(t))
+		return err == nil && len(list) == 1 && list[0].Peer == id.ID()
+	}
+	await(t, present)
+	js, err := jetstream.New(s.Keeper())
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteKeyValue(deadline(t), natssignal.Bucket))
+	_, err = c.Present(deadline(t))
+	require.ErrorContains(t, err, "bucket not found, and only the server may make it")
+	require.NoError(t, c.Send(deadline(t), id.ID(), []byte("without a bucket")))
+	_, msg, err := c.Recv(deadline(t))
+	require.NoError(t, err)
+	require.Equal(t, "without a bucket", string(msg))
+	await(t, present)
+}
+
+func await(t testing.TB, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := deadline(t); !done(); {
+		select {
+		case <-tick.C:
+		case <-end.Done():
+			require.FailNow(t, "timed out")
+		}
 	}
 }
 
@@ -126,13 +146,14 @@ func TestConfig(t *testing.T) {
 	defer taken.Close()
 	at := netip.MustParseAddrPort(taken.Addr().String())
 	for want, c := range map[string]embedded.Config{
-		"Listen is missing":         {},
-		"Cluster.Listen is missing": {Listen: loopback, Cluster: &embedded.Cluster{Secret: "x"}},
-		"Secret is missing":         {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback}},
-		"Routes is missing":         {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback, Secret: "x"}},
-		"is no HOST:PORT":           {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback, Secret: "x", Routes: []string{"h"}}},
-		"address already in use":    {Listen: at},
-		"not a directory":           {Listen: loopback, Store: "/dev/null/x"},
+		"Listen is missing":           {},
+		"Cluster.Listen is missing":   {Listen: loopback, Cluster: &embedded.Cluster{Secret: "x"}},
+		"Secret is missing":           {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback}},
+		"Routes is missing":           {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback, Secret: "x"}},
+		"Routes: \"h\" is no HOST":    {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback, Secret: "x", Routes: []string{"h"}}},
+		"Advertise: \"h\" is no HOST": {Listen: loopback, Cluster: &embedded.Cluster{Listen: loopback, Secret: "x", Routes: []string{"h:1"}, Advertise: "h"}},
+		"address already in use":      {Listen: at},
+		"not a directory":             {Listen: loopback, Store: "/dev/null/x"},
 	} {
 		_, err := embedded.Start(t.Context(), c)
 		require.ErrorContains(t, err, want)
@@ -148,15 +169,7 @@ func TestClusterSecret(t *testing.T) {
 	member := serve(t, embedded.Config{Cluster: &embedded.Cluster{Listen: at, Routes: []string{at.String()}, Secret: "among us"}})
 	spy := serve(t, embedded.Config{Cluster: &embedded.Cluster{Listen: loopback, Routes: []string{at.String()}, Secret: "a guess"}})
 	friend := serve(t, embedded.Config{Cluster: &embedded.Cluster{Listen: loopback, Routes: []string{at.String()}, Secret: "among us"}})
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for friend.NumRoutes() == 0 {
-		select {
-		case <-tick.C:
-		case <-deadline(t).Done():
-			require.FailNow(t, "timed out")
-		}
-	}
+	await(t, func() bool { return friend.NumRoutes() > 0 })
 	require.Zero(t, spy.NumRoutes())
 	require.NotZero(t, member.NumRoutes())
 }

@@ -80,11 +80,15 @@ func Parse(datagram []byte) (h Header, ok bool) {
 	}, true
 }
 
+// Nonce is the memory of a nonce: whoever seals and opens has one of his own, since a local one
+// would escape.
+type Nonce [12]byte
+
 // key is one direction's in one epoch.
 type key struct {
 	aead  cipher.AEAD
 	iv    [12]byte
-	nonce [12]byte // of the record at hand; here, since a local one would escape
+	nonce Nonce // of the record at hand
 }
 
 // newKey derives what sender seals with: HKDF-Expand of the exported secret (RFC 5869).
@@ -109,9 +113,9 @@ func newKey(secret []byte, sender Role) (key, error) {
 }
 
 // setNonce is TLS 1.3's (RFC 8446, section 5.3): the counter, masked.
-func (k *key) setNonce(counter uint64) {
-	k.nonce = k.iv
-	binary.BigEndian.PutUint64(k.nonce[4:], binary.BigEndian.Uint64(k.iv[4:])^counter)
+func (k *key) setNonce(n *Nonce, counter uint64) {
+	*n = k.iv
+	binary.BigEndian.PutUint64(n[4:], binary.BigEndian.Uint64(k.iv[4:])^counter)
 }
 
 // Sealer makes records of one epoch. It belongs to one goroutine at a time, but for
@@ -139,19 +143,34 @@ func (s *Sealer) Sealed() uint64 { return s.next.Load() }
 // (off is HeaderLen at least) and the tag behind (TagLen bytes more). It allocates nothing.
 // ErrSpent: the record was not made, and none will be.
 func (s *Sealer) Seal(mem []byte, off, n int) ([]byte, error) {
-	counter := s.next.Load()
-	if counter >= MaxRecords {
-		return nil, ErrSpent
+	counter, err := s.Reserve(1)
+	if err != nil {
+		return nil, err
 	}
-	s.next.Store(counter + 1)
+	return s.SealAt(&s.nonce, counter, mem, off, n), nil
+}
+
+// Reserve takes the next counters for SealAt, and returns the first. ErrSpent: it took none.
+func (s *Sealer) Reserve(records int) (first uint64, err error) {
+	first = s.next.Load()
+	if first+uint64(records) > MaxRecords {
+		return 0, ErrSpent
+	}
+	s.next.Store(first + uint64(records))
+	return first, nil
+}
+
+// SealAt is Seal with a counter that Reserve gave, which may be used once: the same twice would
+// betray both texts. Several goroutines may seal at once.
+func (s *Sealer) SealAt(nonce *Nonce, counter uint64, mem []byte, off, n int) []byte {
 	out := mem[off-HeaderLen : off+n+TagLen]
 	h := out[:HeaderLen]
 	h[0], h[1], h[2], h[3] = Type, s.epoch, 0, 0
 	binary.BigEndian.PutUint32(h[4:], s.session)
 	binary.BigEndian.PutUint64(h[8:], counter)
-	s.setNonce(counter)
-	s.aead.Seal(out[HeaderLen:HeaderLen], s.nonce[:], out[HeaderLen:HeaderLen+n], h)
-	return out, nil
+	s.setNonce(nonce, counter)
+	s.aead.Seal(out[HeaderLen:HeaderLen], nonce[:], out[HeaderLen:HeaderLen+n], h)
+	return out
 }
 
 // Opener opens the records of one epoch. It belongs to one goroutine.
@@ -182,14 +201,36 @@ func (o *Opener) Open(dst, record []byte) ([]byte, error) {
 	if !ok || h.Epoch != o.epoch {
 		return nil, ErrMalformed
 	}
-	if !o.window.fresh(h.Counter) {
+	if !o.Fresh(h.Counter) {
 		return nil, ErrReplayed // before the work
 	}
-	o.setNonce(h.Counter)
-	out, err := o.aead.Open(dst, o.nonce[:], record[HeaderLen:], record[:HeaderLen])
+	out, err := o.Authentic(&o.nonce, dst, record)
 	if err != nil {
-		return nil, ErrForged
+		return nil, err
 	}
 	o.window.note(h.Counter)
 	return out, nil
+}
+
+// Fresh tells whether a record's counter was not taken yet, and is not too old.
+func (o *Opener) Fresh(counter uint64) bool { return o.window.fresh(counter) }
+
+// Authentic is the work in the midst of Open: dst and what a record of this epoch holds, or
+// ErrForged. Several goroutines may do it at once; Take then says, in order, which count.
+func (o *Opener) Authentic(nonce *Nonce, dst, record []byte) ([]byte, error) {
+	o.setNonce(nonce, binary.BigEndian.Uint64(record[8:]))
+	out, err := o.aead.Open(dst, nonce[:], record[HeaderLen:], record[:HeaderLen])
+	if err != nil {
+		return nil, ErrForged
+	}
+	return out, nil
+}
+
+// Take is the end of Open: an authentic record counts if its counter is fresh, else ErrReplayed.
+func (o *Opener) Take(counter uint64) error {
+	if !o.window.fresh(counter) {
+		return ErrReplayed
+	}
+	o.window.note(counter)
+	return nil
 }

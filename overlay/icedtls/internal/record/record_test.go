@@ -196,7 +196,7 @@ func FuzzOpen(f *testing.F) {
 
 func nonceOf(o *Opener, b []byte) []byte {
 	h, _ := Parse(b)
-	o.setNonce(h.Counter)
+	o.setNonce(&o.nonce, h.Counter)
 	return o.nonce[:]
 }
 

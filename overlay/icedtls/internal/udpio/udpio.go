@@ -51,10 +51,18 @@ type counters struct{ sent, sends, received, receives, lost atomic.Uint64 }
 // New takes over the reading and writing of udp; closing stays with the caller. The kernel is
 // asked for buffers of so many bytes; less costs speed, not correctness.
 func New(udp *net.UDPConn, buffers int) (*Conn, error) {
-	_ = udp.SetReadBuffer(buffers)
-	_ = udp.SetWriteBuffer(buffers)
+	Buffers(udp, buffers)
 	c := &Conn{udp: udp}
-	return c, c.open(buffers)
+	return c, c.open()
+}
+
+// Buffers asks the kernel for buffers of so many bytes. It gives what it may: to those with
+// CAP_NET_ADMIN all of it, to others as much as net.core.rmem_max and wmem_max say, which
+// usually is three runs of 64 KB.
+func Buffers(udp *net.UDPConn, bytes int) {
+	_ = udp.SetReadBuffer(bytes)
+	_ = udp.SetWriteBuffer(bytes)
+	force(udp, bytes)
 }
 
 // Stats is a snapshot.
@@ -116,14 +124,29 @@ func (c *Conn) sendRun(run [][]byte, to netip.AddrPort) error {
 		if err == nil || !c.refuses(err) {
 			return c.count(len(run), err)
 		}
-		if c.refused.Add(1) >= maxRefused {
-			c.segments.Store(false)
-		}
+		return c.sendEach(run, to)
 	}
 	for i := range run {
 		if err := c.count(1, c.send(run[i:i+1], to)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// sendEach sends a run that the kernel did not cut. If it takes the datagrams one by one, it was
+// not their length that it did not like.
+func (c *Conn) sendEach(run [][]byte, to netip.AddrPort) error {
+	taken := false
+	for i := range run {
+		err := c.send(run[i:i+1], to)
+		taken = taken || err == nil
+		if err := c.count(1, err); err != nil {
+			return err
+		}
+	}
+	if taken && c.refused.Add(1) >= maxRefused {
+		c.segments.Store(false)
 	}
 	return nil
 }

@@ -49,10 +49,12 @@ func (k *call) receives() {
 	k.once = func(fd uintptr) bool { _ = k.recv(fd); return true }
 }
 
-// do is false when the call would have blocked.
+// do is false when the call would have blocked. The socket is non-blocking, so the runtime need
+// not be told: a RawSyscall keeps its processor for the some 10 us that the kernel takes, where a
+// Syscall may lose it, and wakes the runtime's monitor each time the program was idle.
 func (k *call) do(trap, fd uintptr) bool {
 	for {
-		n, _, errno := unix.Syscall(trap, fd, uintptr(unsafe.Pointer(&k.hdr)), 0)
+		n, _, errno := unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&k.hdr)), 0)
 		k.n, k.errno = int(n), errno
 		if errno != unix.EINTR {
 			return errno != unix.EAGAIN
@@ -60,7 +62,18 @@ func (k *call) do(trap, fd uintptr) bool {
 	}
 }
 
-func (c *Conn) open(buffers int) error {
+func force(udp *net.UDPConn, bytes int) {
+	raw, err := udp.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bytes)
+	})
+}
+
+func (c *Conn) open() error {
 	raw, err := c.udp.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)
@@ -73,10 +86,6 @@ func (c *Conn) open(buffers int) error {
 		c.sys.groups = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 		_, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		c.segments.Store(err == nil)
-		// More than net.core.rmem_max, for those who may (CAP_NET_ADMIN): what that usually
-		// says is three runs of 64 KB.
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffers)
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffers)
 	})
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)

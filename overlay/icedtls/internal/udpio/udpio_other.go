@@ -2,11 +2,16 @@
 
 package udpio
 
-import "net/netip"
+import (
+	"net"
+	"net/netip"
+)
 
 type sys struct{}
 
-func (c *Conn) open(int) error { return nil }
+func force(*net.UDPConn, int) {}
+
+func (c *Conn) open() error { return nil }
 
 func (c *Conn) coalesces() bool { return false }
 
