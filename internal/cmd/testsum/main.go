@@ -7,7 +7,8 @@
 // line {"Action":"run-failed"}: then it must have said what failed.
 //
 // The exit code is 1 when anything failed, when nothing ran at all, and, with
-// -noskip, when anything was skipped.
+// -noskip, when anything was skipped. With -again, a few tests that failed beside others may
+// pass by themselves; the summary names them.
 package main
 
 import (
@@ -18,17 +19,23 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 )
 
 func main() {
 	noskip := flag.Bool("noskip", false, "a skipped test is a failure")
+	may := flag.String("again", "", "tests whose names this expression matches may fail beside others if they pass alone")
+	command := flag.String("test", "go test", "how these are run")
 	flag.Parse()
 	s := newSummary(os.Stdout)
 	err := s.readAll(flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testsum:", err)
+	}
+	if *may != "" {
+		s.again(regexp.MustCompile(*may), goTest(strings.Fields(*command)))
 	}
 	ok := s.finish(*noskip)
 	if err != nil || !ok {
@@ -52,10 +59,13 @@ type summary struct {
 	output                  map[testID][]string // of what has not ended yet
 	broken                  map[string]bool     // packages in which a test failed
 	skips                   []string
+	fails                   map[testID]int // tests with how many of them, and of their subtests, failed
+	broke                   bool           // something failed that is no chance: a race, a panic, a build
+	unsteady                []string       // what failed, and then did not
 }
 
 func newSummary(out io.Writer) *summary {
-	return &summary{out: out, output: map[testID][]string{}, broken: map[string]bool{}}
+	return &summary{out: out, output: map[testID][]string{}, broken: map[string]bool{}, fails: map[testID]int{}}
 }
 
 // readAll reads all of files, or standard input if there are none.
@@ -125,7 +135,11 @@ func (s *summary) endTest(e event, id testID) {
 	case "fail":
 		s.failed++
 		s.broken[e.Package] = true
-		fmt.Fprint(s.out, strings.Join(s.output[id], ""))
+		text := strings.Join(s.output[id], "")
+		fmt.Fprint(s.out, text)
+		test, _, _ := strings.Cut(e.Test, "/")
+		s.fails[testID{e.Package, test}]++
+		s.broke = s.broke || strings.Contains(text, "DATA RACE")
 	case "skip":
 		s.skipped++
 		s.skips = append(s.skips, "skipped "+e.Package+" "+e.Test+": "+reason(s.output[id]))
@@ -150,6 +164,7 @@ func (s *summary) endPackage(e event, id testID) {
 	case e.Action == "fail" && !s.broken[e.Package]:
 		// Not by a test that ended: a build, a panic, a time-out, TestMain.
 		s.failed++
+		s.broke = true
 		for other, text := range s.output {
 			if other.pkg == e.Package && other.test != "" {
 				fmt.Fprint(s.out, strings.Join(text, ""))
@@ -171,12 +186,15 @@ func (s *summary) finish(noskip bool) bool {
 	for _, line := range s.skips {
 		fmt.Fprintln(s.out, line)
 	}
+	for _, line := range s.unsteady {
+		fmt.Fprintln(s.out, line)
+	}
 	ok := s.failed == 0 && s.passed > 0
 	switch {
 	case s.packages == 0:
 		fmt.Fprintln(s.out, "testsum: no package ended")
 		ok = false
-	case ok && s.unsaid > 0:
+	case ok && s.unsaid > 0 && len(s.unsteady) == 0:
 		fmt.Fprintln(s.out, "testsum: a run failed and did not say why")
 		ok = false
 	case noskip && s.skipped > 0:

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -68,5 +70,55 @@ func TestSummary(t *testing.T) {
 		if name == "pass" {
 			require.NotContains(t, out.String(), "=== RUN")
 		}
+	}
+}
+
+// TestAgain: what may pass by itself, and what may not.
+func TestAgain(t *testing.T) {
+	fails := func(test, output string) string {
+		return `{"Action":"output","Package":"q","Test":"` + test + `","Output":"` + output + `\n"}
+{"Action":"fail","Package":"q","Test":"` + test + `"}
+`
+	}
+	const (
+		passed = `{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p"}
+`
+		end = `{"Action":"fail","Package":"q"}
+{"Action":"run-failed"}
+`
+	)
+	two := fails("TestIntegrationX/sub", "late") + fails("TestIntegrationX", "late")
+	for name, c := range map[string]struct {
+		in    string
+		alone error
+		ok    bool
+		runs  int
+		last  string
+	}{
+		"steady":     {passed, nil, true, 0, "1 passed, 0 failed, 0 skipped"},
+		"unsteady":   {passed + two + end, nil, true, 1, "3 passed, 0 failed, 0 skipped"},
+		"fails":      {passed + two + end, errors.New("exit 1"), false, 1, "1 passed, 2 failed, 0 skipped"},
+		"other name": {passed + two + fails("TestB", "wrong") + end, nil, false, 0, "1 passed, 3 failed, 0 skipped"},
+		"race":       {passed + fails("TestIntegrationX", "WARNING: DATA RACE") + end, nil, false, 0, "1 passed, 1 failed, 0 skipped"},
+		"many": {passed + fails("TestIntegrationA", "") + fails("TestIntegrationB", "") + fails("TestIntegrationC", "") +
+			fails("TestIntegrationD", "") + end, nil, false, 0, "1 passed, 4 failed, 0 skipped"},
+		"panic": {passed + two + end + `{"Action":"output","Package":"u","Output":"FAIL\tu\t0.1s\n"}
+{"Action":"fail","Package":"u"}
+`, nil, false, 0, "1 passed, 3 failed, 0 skipped"},
+	} {
+		var out bytes.Buffer
+		s := newSummary(&out)
+		require.NoError(t, s.read(strings.NewReader(c.in)), name)
+		runs := 0
+		s.again(regexp.MustCompile("^TestIntegration"), func(id testID) error {
+			require.Equal(t, testID{"q", "TestIntegrationX"}, id, name)
+			runs++
+			return c.alone
+		})
+		require.Equal(t, c.ok, s.finish(true), "%s: %s", name, out.String())
+		require.Equal(t, c.runs, runs, name)
+		require.True(t, strings.HasSuffix(out.String(), "\n"+c.last+"\n") || out.String() == c.last+"\n", "%s: %s", name, out.String())
+		require.Equal(t, c.ok && c.runs > 0, strings.Contains(out.String(), "\nunsteady q TestIntegrationX: "), name)
 	}
 }
