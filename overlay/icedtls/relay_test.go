@@ -176,8 +176,8 @@ func TestRelay(t *testing.T) {
 				return len(l.session.generations) == 1
 			})
 			sent, got := end()
+			until(t, "all of it, but for the queues of a busy machine", func() bool { return sent-got.Load() <= sent/100 })
 			d := r.session.transport.Stats().Drops
-			require.LessOrEqual(t, sent-got, sent/100, "%+v %+v", d, l.session.transport.Stats().Drops) // by the queues of a busy machine
 			require.Zero(t, d.Forged+d.Epoch)
 			require.EqualValues(t, 2, l.Stats().Paths)
 		})
