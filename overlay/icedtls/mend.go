@@ -35,7 +35,7 @@ const (
 	// nothing, or whoever is at its address now is not the peer.
 	unansweredTime = 3 * time.Second
 	// consentTime without an answer to a ping ends the Link: nobody is sent to for longer who
-	// does not want it (RFC 7675 allows 30 s).
+	// does not want it (RFC 7675 allows 30 s). The first ping may be rttInterval late on a busy Link.
 	consentTime = 10 * time.Second
 	// mendTime and upgradeTime bound one attempt.
 	mendTime    = 5 * time.Second
