@@ -57,6 +57,7 @@ func TestRunFollowsFolder(t *testing.T) {
 		require.NoError(t, x.Admit(bad.ID(), nil), "half a file")
 		require.NoError(t, os.WriteFile(filepath.Join(dir, fileLists), text, 0o600))
 		<-time.After(3 * time.Second)
+		synctest.Wait() // the log is the follower's, which may be at it
 		require.ErrorIs(t, x.Admit(bad.ID(), nil), ErrRevoked)
 		require.Equal(t, 1, strings.Count(log.String(), "cannot be used"), "said once")
 

@@ -24,12 +24,13 @@ type Server struct {
 	conns    map[net.Conn]bool
 	now      tables
 	mute     bool
+	hung     map[net.Conn]bool // say nothing any more
 
 	running sync.WaitGroup
 }
 
 // New makes a server for the socket at path; Start starts it.
-func New(path string) *Server { return &Server{path: path, conns: map[net.Conn]bool{}} }
+func New(path string) *Server { return &Server{path: path, conns: map[net.Conn]bool{}, hung: map[net.Conn]bool{}} }
 
 // Address is what ovsdb.Config.Address wants.
 func (s *Server) Address() string { return "unix:" + s.path }
@@ -78,6 +79,16 @@ func (s *Server) Mute(mute bool) {
 	s.mute = mute
 }
 
+// Hang makes the server take everything and say nothing on the connections that there are now. Others
+// are served.
+func (s *Server) Hang() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		s.hung[c] = true
+	}
+}
+
 // Set replaces the content and tells what changed. Interfaces without a UUID get their
 // names for one.
 func (s *Server) Set(bridges ...ovsdb.Bridge) {
@@ -116,7 +127,7 @@ func (s *Server) Set(bridges ...ovsdb.Bridge) {
 
 func (s *Server) writeLocked(c net.Conn, v any) {
 	b, err := json.Marshal(v)
-	if err == nil && !s.mute {
+	if err == nil && !s.mute && !s.hung[c] {
 		_, _ = c.Write(b) // who went away reads no more
 	}
 }
@@ -125,6 +136,7 @@ func (s *Server) serve(c net.Conn) {
 	defer func() {
 		s.mu.Lock()
 		delete(s.conns, c)
+		delete(s.hung, c)
 		s.mu.Unlock()
 		_ = c.Close()
 	}()
