@@ -23,7 +23,9 @@ type Stats struct {
 	Drops Drops
 	// Device drops are zero for a device that does not count (see tap.Counted).
 	Device tap.Stats
-	// Transport is what the transport turned away.
+	// Offload is what the device gives and takes whole; zero before Run.
+	Offload tap.Caps
+	// Transport is what the transport turned away, and how its datagrams go to the kernel.
 	Transport overlay.TransportStats
 	// Conflicts are announced addresses that were refused because somebody else
 	// holds them.
@@ -98,6 +100,7 @@ func (n *Network) Stats() Stats {
 	}
 	if r := n.running.Load(); r != nil {
 		s.Transport = r.transport.Stats()
+		s.Offload = r.device.Caps()
 		if d, ok := r.device.(tap.Counted); ok {
 			s.Device = d.Stats()
 		}

@@ -11,6 +11,20 @@ type TransportStats struct {
 	// Drops are all of the Transport's datagrams: those of Links that are, those of Links
 	// that were, and those that belong to none.
 	Drops Drops
+	// Socket is what the Transport's own socket does; zero if it has none. A relay's traffic is not in it.
+	Socket Socket
+}
+
+// Socket counts the datagrams of a UDP socket, those that belong to no Link included, and the system calls that
+// moved them: a bulk of frames should take some 40 to a call.
+type Socket struct {
+	Sent, Sends        uint64 // datagrams that the kernel took, by so many calls
+	Received, Receives uint64 // datagrams that came, by so many calls
+	// Segmenting: the kernel cuts runs of datagrams of one size (UDP_SEGMENT, Linux 4.18). It ends
+	// where the kernel refuses to; then several go by one call, one by one.
+	Segmenting bool
+	// Coalescing: the kernel joins them (UDP_GRO, Linux 5.0); else several come by one call, on Linux.
+	Coalescing bool
 }
 
 // Drops counts dropped datagrams by cause. A Transport has no causes that it does not know.

@@ -190,6 +190,11 @@ func (n *node) stats(peers []vias.PeerStatus) nodeapi.Stats {
 		Dropped: s.Drops.Total() + s.Transport.Dropped + s.Device.ReadDropped + s.Device.WriteDropped,
 	}
 	r.TransportDrops = nodeapi.Drops(s.Transport.Drops)
+	r.Offloads, r.Missing = nodeapi.Offloads(s.Offload, s.Transport.Socket)
+	r.Socket = nodeapi.Socket{
+		OutDatagrams: s.Transport.Socket.Sent, OutCalls: s.Transport.Socket.Sends,
+		InDatagrams: s.Transport.Socket.Received, InCalls: s.Transport.Socket.Receives,
+	}
 	for _, p := range peers { // a frame is a datagram; a new link counts from 0
 		r.LinkOutDatagrams += p.Sent.Frames
 		r.LinkInDatagrams += p.Received.Frames

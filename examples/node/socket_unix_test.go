@@ -121,9 +121,11 @@ func TestStatus(t *testing.T) {
 
 	var text strings.Builder
 	require.NoError(t, printStatus(&text, s))
-	for _, want := range []string{"node " + s.ID.String(), "network blue, ready", "policy: bypass by default", "seven", "c1", "02:01:00:00:00:00"} {
+	for _, want := range []string{"node " + s.ID.String(), "network blue, ready", "policy: bypass by default", "seven", "c1", "02:01:00:00:00:00",
+		"socket: ", "offloads: "} {
 		require.Contains(t, text.String(), want)
 	}
+	require.Len(t, append(s.Stats.Offloads, s.Stats.Missing...), 4)
 	code, stdout, stderr := called(t, "status", "-socket", c.Socket, "-json")
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, `"ready": true`)

@@ -103,6 +103,9 @@ func printStatus(out io.Writer, s *nodeapi.Status) error {
 	t := s.Stats
 	fmt.Fprintf(w, "\ndevice: %d frames out, %d in; links: %d out, %d in; refused peers %d, dropped %d\n",
 		t.DeviceOutFrames, t.DeviceInFrames, t.LinkOutDatagrams, t.LinkInDatagrams, t.Refused, t.Dropped)
+	fmt.Fprintf(w, "socket: %d datagrams out by %d calls, %d in by %d; offloads: %s; missing: %s\n",
+		t.Socket.OutDatagrams, t.Socket.OutCalls, t.Socket.InDatagrams, t.Socket.InCalls,
+		cmp.Or(strings.Join(t.Offloads, " "), "none"), cmp.Or(strings.Join(t.Missing, " "), "none"))
 	if d := words(t.TransportDrops); d != "" {
 		fmt.Fprintln(w, "datagrams dropped:", d)
 	}

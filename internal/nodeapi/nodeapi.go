@@ -237,6 +237,38 @@ type Stats struct {
 	// TransportDrops are those datagrams among Dropped that never became frames, or were to
 	// be sent, by cause.
 	TransportDrops map[string]uint64 `json:"transport_drops,omitempty"`
+	// Socket is what the transport's UDP socket did, pings and what belongs to no link included.
+	Socket Socket `json:"socket"`
+	// Offloads and Missing are what goes through the kernel whole, and what does not (see Offloads).
+	Offloads []string `json:"offloads,omitempty"`
+	Missing  []string `json:"offloads_missing,omitempty"`
+}
+
+// Socket counts datagrams, and the system calls that moved them.
+type Socket struct {
+	OutDatagrams uint64 `json:"out_datagrams"`
+	OutCalls     uint64 `json:"out_calls"`
+	InDatagrams  uint64 `json:"in_datagrams"`
+	InCalls      uint64 `json:"in_calls"`
+}
+
+// Offloads names what the kernel does for bulks of frames, and what it does not: super-frames of the
+// TAP device ("tap-tcp", "tap-udp") and runs of datagrams that it cuts ("udp-segment") and joins ("udp-gro").
+func Offloads(device tap.Caps, socket overlay.Socket) (has, missing []string) {
+	for _, o := range []struct {
+		name string
+		has  bool
+	}{
+		{"tap-tcp", device.Offload}, {"tap-udp", device.Offload && device.USO},
+		{"udp-segment", socket.Segmenting}, {"udp-gro", socket.Coalescing},
+	} {
+		if o.has {
+			has = append(has, o.name)
+		} else {
+			missing = append(missing, o.name)
+		}
+	}
+	return has, missing
 }
 
 // Error is the body of a refusal.

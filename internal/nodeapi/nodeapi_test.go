@@ -14,7 +14,17 @@ import (
 
 	"github.com/viasnet/vias/internal/nodecfg"
 	"github.com/viasnet/vias/overlay"
+	"github.com/viasnet/vias/tap"
 )
+
+func TestOffloads(t *testing.T) {
+	has, missing := Offloads(tap.Caps{Offload: true}, overlay.Socket{Coalescing: true})
+	require.Equal(t, []string{"tap-tcp", "udp-gro"}, has)
+	require.Equal(t, []string{"tap-udp", "udp-segment"}, missing)
+	has, missing = Offloads(tap.Caps{Offload: true, USO: true}, overlay.Socket{Segmenting: true, Coalescing: true})
+	require.Len(t, has, 4)
+	require.Empty(t, missing)
+}
 
 func TestClient(t *testing.T) {
 	want := Status{Network: "blue", Ready: true, Peers: []Peer{{Name: "h2", State: PeerUp, RTTMicros: 90,

@@ -94,6 +94,8 @@ type Config struct {
 	rekeyRecords uint64
 	// lossTime is lossTime, for tests that a busy machine would spoil.
 	lossTime time.Duration
+	// oldKernel is one that neither cuts runs of datagrams nor joins them.
+	oldKernel bool
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -131,6 +132,29 @@ func TestReplayedRecord(t *testing.T) {
 		require.Equal(t, before.Drops.Total()+1, now.Drops.Total(), name)
 		require.Equal(t, c.count(all.Drops)+1, c.count(r.session.transport.Stats().Drops), name)
 	}
+}
+
+// TestOldKernel: where the kernel neither cuts runs of datagrams nor joins them, a bulk is few calls all the
+// same, and the Transport tells.
+func TestOldKernel(t *testing.T) {
+	n := newTestNet()
+	n.config.drop, n.config.oldKernel = nil, true
+	a := openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil)
+	b := openTransport(t, Open(n.config), overlaytest.NewIdentity(t), nil)
+	l, r := connect(t, a, b)
+	sealed(t, l, r)
+	end := stream(t, l, r, 8)
+	until(t, "some hundreds", func() bool { return a.Stats().Socket.Sent > 500 })
+	sent, got := end()
+	until(t, "all of it, but for the queues of a busy machine", func() bool { return sent == got.Load()+r.Stats().Drops.Full })
+	from, to := a.Stats().Socket, b.Stats().Socket
+	require.Positive(t, to.Received)
+	require.False(t, from.Segmenting || from.Coalescing)
+	if runtime.GOOS == "linux" {
+		require.Less(t, from.Sends, from.Sent/2)
+		require.Less(t, to.Receives, to.Received)
+	}
+	exchange(t, r, l, "and back")
 }
 
 // numbers sends datagrams with the next numbers of one link, so many each millisecond, until

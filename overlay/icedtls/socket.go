@@ -57,6 +57,9 @@ func openSocket(c *Config, d *drops) (*socket, error) {
 		_ = udp.Close()
 		return nil, err
 	}
+	if c.oldKernel {
+		io.StepDown()
+	}
 	s := &socket{
 		udp:     udp,
 		io:      io,

@@ -148,13 +148,17 @@ func (t *Transport) Accept(ctx context.Context) (overlay.Link, error) {
 
 // Stats is a snapshot.
 func (t *Transport) Stats() overlay.TransportStats {
-	d := t.drops.snapshot()
-	d.Unsent += t.socket.io.Lost()
+	d, io := t.drops.snapshot(), t.socket.io.Stats()
+	d.Unsent += io.Lost
 	return overlay.TransportStats{
 		Refused:  t.refused.Load(),
 		WrongKey: t.wrongKey.Load(),
 		Dropped:  d.Total(),
 		Drops:    d,
+		Socket: overlay.Socket{
+			Sent: io.Sent, Sends: io.Sends, Received: io.Received, Receives: io.Receives,
+			Segmenting: io.Segmenting, Coalescing: io.Coalescing,
+		},
 	}
 }
 

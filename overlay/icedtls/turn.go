@@ -140,7 +140,7 @@ func (s *socket) lend(l *link, watch *time.Timer) {
 	}
 	s.turns.now.Store(&l.away)
 	l.endTurn()
-	progress, wait := s.io.Received(), takeBack
+	progress, wait := s.io.Brought(), takeBack
 	for s.turns.now.Load() != nil {
 		watch.Reset(wait)
 		select {
@@ -149,7 +149,7 @@ func (s *socket) lend(l *link, watch *time.Timer) {
 		case <-watch.C:
 		}
 		was := progress
-		if progress = s.io.Received(); progress != was {
+		if progress = s.io.Brought(); progress != was {
 			wait = takeBack
 			continue
 		}

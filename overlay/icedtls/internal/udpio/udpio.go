@@ -1,7 +1,8 @@
-// Package udpio moves batches of datagrams through one UDP socket: runs of datagrams of one
-// size to one address go out as one UDP_SEGMENT send, and arrive as one UDP_GRO receive
-// (Linux; udp(7)). Elsewhere, and where the kernel refuses, each datagram is a call of its
-// own. Nothing here allocates once it runs.
+// Package udpio moves batches of datagrams through one UDP socket. On Linux a run of datagrams of
+// one size to one address is one message that the kernel cuts (UDP_SEGMENT, udp(7)), and several messages are
+// one call (sendmmsg(2)); runs arrive as one message (UDP_GRO), or, where the kernel does not join them,
+// several messages by one call (recvmmsg(2)), which are joined here. Elsewhere each datagram is a call
+// of its own. Nothing here allocates once it runs.
 package udpio
 
 import (
@@ -38,15 +39,15 @@ const maxRefused = 16
 
 // Stats counts what went through.
 type Stats struct {
-	// Datagrams sent and received, in so many Sends and Receives of the kernel's.
+	// Datagrams sent and received, by so many system calls.
 	Sent, Sends, Received, Receives uint64
 	// Lost datagrams: the kernel did not take them.
 	Lost uint64
-	// Segmenting: runs go out as one; Coalescing: they may arrive as one.
+	// Segmenting: the kernel cuts runs; Coalescing: it joins them.
 	Segmenting, Coalescing bool
 }
 
-type counters struct{ sent, sends, received, receives, lost atomic.Uint64 }
+type counters struct{ sent, sends, received, receives, brought, lost atomic.Uint64 }
 
 // New takes over the reading and writing of udp; closing stays with the caller. The kernel is
 // asked for buffers of so many bytes; less costs speed, not correctness.
@@ -74,11 +75,15 @@ func (c *Conn) Stats() Stats {
 	}
 }
 
-// Received counts calls of Receive that brought something.
-func (c *Conn) Received() uint64 { return c.stats.receives.Load() }
+// StepDown makes c as it is on a kernel that neither cuts runs nor joins them, for tests. It must
+// not be received from yet.
+func (c *Conn) StepDown() {
+	c.segments.Store(false)
+	c.keepApart()
+}
 
-// Lost counts datagrams that the kernel did not take.
-func (c *Conn) Lost() uint64 { return c.stats.lost.Load() }
+// Brought counts calls of Receive and ReceiveNow that brought something.
+func (c *Conn) Brought() uint64 { return c.stats.brought.Load() }
 
 // Run is how many of the first of sizes can go out as one: they are all as long as the
 // first, but that the last may be shorter. An empty one goes alone: the kernel would lose it.
@@ -99,70 +104,87 @@ func Run(sizes []int) int {
 // Send sends datagrams to one address, in order. What the kernel does not take is lost, as
 // on any wire: only a closed socket is an error.
 func (c *Conn) Send(datagrams [][]byte, to netip.AddrPort) error {
-	var sizes [MaxRun]int
+	var runs [MaxRun]int
 	for len(datagrams) > 0 {
-		n := min(len(datagrams), MaxRun)
-		for i, d := range datagrams[:n] {
-			sizes[i] = len(d)
-		}
-		n = Run(sizes[:n])
-		if err := c.sendRun(datagrams[:n], to); err != nil {
+		some := datagrams[:min(len(datagrams), MaxRun)]
+		if _, err := c.sendRuns(some, c.cut(some, &runs), to); err != nil {
 			return err
 		}
-		datagrams = datagrams[n:]
+		datagrams = datagrams[len(some):]
 	}
 	return nil
 }
 
-// sendRun sends datagrams that could go out as one, or one by one where they cannot.
-func (c *Conn) sendRun(run [][]byte, to netip.AddrPort) error {
-	if len(run) > 1 && c.segments.Load() {
-		err := c.send(run, to)
-		if err == nil {
+// cut tells how many datagrams each run has that the kernel is to cut.
+func (c *Conn) cut(datagrams [][]byte, runs *[MaxRun]int) []int {
+	if len(datagrams) == 1 || !c.segments.Load() {
+		return alone(len(datagrams), runs)
+	}
+	var lengths [MaxRun]int
+	for i, d := range datagrams {
+		lengths[i] = len(d)
+	}
+	n := 0
+	for rest := lengths[:len(datagrams)]; len(rest) > 0; n++ {
+		runs[n] = Run(rest)
+		rest = rest[runs[n]:]
+	}
+	return runs[:n]
+}
+
+// alone has each of n datagrams go by itself.
+func alone(n int, runs *[MaxRun]int) []int {
+	for i := range n {
+		runs[i] = 1
+	}
+	return runs[:n]
+}
+
+// sendRuns sends datagrams, so many a run, and tells how many the kernel took.
+func (c *Conn) sendRuns(datagrams [][]byte, runs []int, to netip.AddrPort) (sent int, err error) {
+	for len(runs) > 0 {
+		taken, err := c.send(datagrams, runs, to)
+		n := 0
+		for _, run := range runs[:taken] {
+			n += run
+		}
+		if n > 0 {
+			c.stats.sent.Add(uint64(n))
+			c.stats.sends.Add(1)
+		}
+		if n > taken {
 			c.refused.Store(0)
 		}
-		if err == nil || !c.refuses(err) {
-			return c.count(len(run), err)
+		sent, datagrams, runs = sent+n, datagrams[n:], runs[taken:]
+		if err == nil {
+			continue
 		}
-		return c.sendEach(run, to)
-	}
-	for i := range run {
-		if err := c.count(1, c.send(run[i:i+1], to)); err != nil {
-			return err
+		if errors.Is(err, net.ErrClosed) {
+			return sent, err
+		}
+		first := datagrams[:runs[0]]
+		datagrams, runs = datagrams[len(first):], runs[1:]
+		if len(first) == 1 || !c.refuses(err) {
+			c.stats.lost.Add(uint64(len(first)))
+			continue
+		}
+		n, err = c.sendEach(first, to)
+		if sent += n; err != nil {
+			return sent, err
 		}
 	}
-	return nil
+	return sent, nil
 }
 
 // sendEach sends a run that the kernel did not cut. If it takes the datagrams one by one, it was
 // not their length that it did not like.
-func (c *Conn) sendEach(run [][]byte, to netip.AddrPort) error {
-	taken := false
-	for i := range run {
-		err := c.send(run[i:i+1], to)
-		taken = taken || err == nil
-		if err := c.count(1, err); err != nil {
-			return err
-		}
-	}
-	if taken && c.refused.Add(1) >= maxRefused {
+func (c *Conn) sendEach(run [][]byte, to netip.AddrPort) (sent int, err error) {
+	var runs [MaxRun]int
+	sent, err = c.sendRuns(run, alone(len(run), &runs), to)
+	if sent > 0 && c.refused.Add(1) >= maxRefused {
 		c.segments.Store(false)
 	}
-	return nil
-}
-
-// count notes what became of n datagrams; a closed socket is an error.
-func (c *Conn) count(n int, err error) error {
-	switch {
-	case err == nil:
-		c.stats.sent.Add(uint64(n))
-		c.stats.sends.Add(1)
-	case errors.Is(err, net.ErrClosed):
-		return err
-	default:
-		c.stats.lost.Add(uint64(n))
-	}
-	return nil
+	return sent, err
 }
 
 // Receive waits for datagrams from one address: buf[:n] holds them back to back, each size
@@ -187,7 +209,7 @@ func (c *Conn) received(n, size int, from netip.AddrPort, err error) (int, int, 
 	if err != nil {
 		return 0, 0, netip.AddrPort{}, err
 	}
-	c.stats.receives.Add(1)
+	c.stats.brought.Add(1)
 	if size <= 0 || size > n {
 		size = n
 	}

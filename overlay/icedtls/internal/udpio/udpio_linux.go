@@ -15,49 +15,60 @@ import (
 
 // sys is what system calls need.
 type sys struct {
-	raw    syscall.RawConn
-	v6     bool // the socket's family; it takes IPv4 too, mapped
-	groups bool // UDP_GRO is on
-	calls  sync.Pool
-	in     call // Receive's
+	raw   syscall.RawConn
+	v6    bool // the socket's family; it takes IPv4 too, mapped
+	calls sync.Pool
+	in    inbound
 }
 
-// call is the memory of one system call. Its method values are made once: a closure would
+// mmsghdr is struct mmsghdr of sendmmsg(2) and recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+}
+
+// outbound is the memory of one sending call. Its method value is made once: a closure would
 // be allocated for each call.
-type call struct {
-	hdr     unix.Msghdr
+type outbound struct {
+	msgs    [MaxRun]mmsghdr
 	iov     [MaxRun]unix.Iovec
 	name    unix.RawSockaddrInet6 // or Inet4, which is shorter
 	_       [0]unix.Cmsghdr       // aligns what follows
-	control [64]byte
-	n       int
+	control [MaxRun][unix.SizeofCmsghdr + 8]byte
+	runs    int // messages to send
+	taken   int
 	errno   syscall.Errno
 	send    func(fd uintptr) bool
-	recv    func(fd uintptr) bool
-	once    func(fd uintptr) bool // recv that does not wait
 }
 
-func newCall() *call {
-	k := &call{}
-	k.send = func(fd uintptr) bool { return k.do(unix.SYS_SENDMSG, fd) }
+func newOutbound() *outbound {
+	k := &outbound{}
+	k.send = k.do
 	return k
 }
 
-// receives readies k for receiving.
-func (k *call) receives() {
-	k.recv = func(fd uintptr) bool { return k.do(unix.SYS_RECVMSG, fd) }
-	k.once = func(fd uintptr) bool { _ = k.recv(fd); return true }
+// do is false when the call would have blocked.
+func (k *outbound) do(fd uintptr) bool {
+	if k.runs == 1 {
+		_, k.errno = call(unix.SYS_SENDMSG, fd, unsafe.Pointer(&k.msgs[0].hdr), 0)
+		k.taken = 1
+	} else {
+		k.taken, k.errno = call(unix.SYS_SENDMMSG, fd, unsafe.Pointer(&k.msgs), k.runs)
+	}
+	if k.errno != 0 {
+		k.taken = 0
+	}
+	return k.errno != unix.EAGAIN
 }
 
-// do is false when the call would have blocked. The socket is non-blocking, so the runtime need
+// call is a system call on the socket. That is non-blocking, so the runtime need
 // not be told: a RawSyscall keeps its processor for the some 10 us that the kernel takes, where a
 // Syscall may lose it, and wakes the runtime's monitor each time the program was idle.
-func (k *call) do(trap, fd uintptr) bool {
+func call(trap, fd uintptr, what unsafe.Pointer, many int) (n int, errno syscall.Errno) {
 	for {
-		n, _, errno := unix.RawSyscall(trap, fd, uintptr(unsafe.Pointer(&k.hdr)), 0)
-		k.n, k.errno = int(n), errno
+		n, _, errno := unix.RawSyscall6(trap, fd, uintptr(what), uintptr(many), 0, 0, 0)
 		if errno != unix.EINTR {
-			return errno != unix.EAGAIN
+			return int(n), errno
 		}
 	}
 }
@@ -78,12 +89,11 @@ func (c *Conn) open() error {
 	if err != nil {
 		return fmt.Errorf("udpio: %w", err)
 	}
-	c.sys.raw, c.sys.calls.New = raw, func() any { return newCall() }
-	c.sys.in.receives()
+	c.sys.raw, c.sys.calls.New = raw, func() any { return newOutbound() }
 	err = raw.Control(func(fd uintptr) {
 		family, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		c.sys.v6 = err == nil && family == unix.AF_INET6
-		c.sys.groups = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
+		c.sys.in.init(unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil)
 		_, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		c.segments.Store(err == nil)
 	})
@@ -93,7 +103,15 @@ func (c *Conn) open() error {
 	return nil
 }
 
-func (c *Conn) coalesces() bool { return c.sys.groups }
+func (c *Conn) coalesces() bool { return c.sys.in.joined }
+
+// keepApart has the kernel not join runs.
+func (c *Conn) keepApart() {
+	_ = c.sys.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+		c.sys.in.init(false)
+	})
+}
 
 // refuses tells whether err means that runs cannot be cut on this way: EIO is a device
 // without checksums (udp(7)), EINVAL an old kernel or a segment that would not fit, EMSGSIZE the same.
@@ -101,45 +119,53 @@ func (c *Conn) refuses(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)
 }
 
-func (c *Conn) send(datagrams [][]byte, to netip.AddrPort) error {
-	k := c.sys.calls.Get().(*call)
+// send sends the first of some runs, or some of them, by one call, and tells how many the kernel took; err is about
+// the one behind these.
+func (c *Conn) send(datagrams [][]byte, runs []int, to netip.AddrPort) (taken int, err error) {
+	k := c.sys.calls.Get().(*outbound)
 	defer c.sys.calls.Put(k)
 	size := c.setName(k, to)
 	if size == 0 {
-		return unix.EAFNOSUPPORT
+		return 0, unix.EAFNOSUPPORT
 	}
 	for i, d := range datagrams {
 		k.iov[i].Base = unsafe.SliceData(d)
 		k.iov[i].SetLen(len(d))
 	}
-	k.hdr = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&k.name)), Namelen: size, Iov: &k.iov[0]}
-	k.hdr.SetIovlen(len(datagrams))
-	if len(datagrams) > 1 {
-		k.setSegment(len(datagrams[0]))
+	at := 0
+	for i, n := range runs {
+		h := &k.msgs[i].hdr
+		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&k.name)), Namelen: size, Iov: &k.iov[at]}
+		h.SetIovlen(n)
+		if n > 1 {
+			setSegment(h, &k.control[i], len(datagrams[at]))
+		}
+		at += n
 	}
-	err := c.sys.raw.Write(k.send)
+	k.runs = len(runs)
+	err = c.sys.raw.Write(k.send)
 	clear(k.iov[:len(datagrams)]) // keeps nobody's memory alive
 	switch {
 	case err != nil:
-		return err // net.ErrClosed
+		return 0, err // net.ErrClosed
 	case k.errno != 0:
-		return k.errno
+		return 0, k.errno
 	}
-	return nil
+	return k.taken, nil
 }
 
 // setSegment adds the length of each datagram.
-func (k *call) setSegment(size int) {
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&k.control))
-	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
-	h.SetLen(unix.CmsgLen(2))
-	binary.NativeEndian.PutUint16(k.control[unix.CmsgLen(0):], uint16(size))
-	k.hdr.Control = &k.control[0]
-	k.hdr.SetControllen(unix.CmsgSpace(2))
+func setSegment(h *unix.Msghdr, control *[unix.SizeofCmsghdr + 8]byte, size int) {
+	c := (*unix.Cmsghdr)(unsafe.Pointer(control))
+	c.Level, c.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
+	c.SetLen(unix.CmsgLen(2))
+	binary.NativeEndian.PutUint16(control[unix.CmsgLen(0):], uint16(size))
+	h.Control = &control[0]
+	h.SetControllen(unix.CmsgSpace(2))
 }
 
 // setName sets the address, and returns its length; 0 = it is not of the socket's family.
-func (c *Conn) setName(k *call, to netip.AddrPort) uint32 {
+func (c *Conn) setName(k *outbound, to netip.AddrPort) uint32 {
 	a := to.Addr()
 	if c.sys.v6 {
 		k.name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a.As16()}
@@ -160,48 +186,4 @@ func (c *Conn) setName(k *call, to netip.AddrPort) uint32 {
 	*name = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.As4()}
 	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], to.Port())
 	return unix.SizeofSockaddrInet4
-}
-
-func (c *Conn) receive(buf []byte, wait bool) (n, size int, from netip.AddrPort, err error) {
-	k := &c.sys.in
-	k.iov[0].Base = unsafe.SliceData(buf)
-	k.iov[0].SetLen(len(buf))
-	k.hdr = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&k.name)), Namelen: unix.SizeofSockaddrInet6, Iov: &k.iov[0], Control: &k.control[0]}
-	k.hdr.SetIovlen(1)
-	k.hdr.SetControllen(len(k.control))
-	call := k.recv
-	if !wait {
-		call = k.once
-	}
-	err = c.sys.raw.Read(call)
-	k.iov[0].Base = nil
-	switch {
-	case err != nil:
-		return 0, 0, from, err
-	case k.errno == unix.EAGAIN:
-		return 0, 0, from, errNothing
-	case k.errno != 0:
-		return 0, 0, from, k.errno
-	}
-	return k.n, k.segment(), k.from(), nil
-}
-
-// segment is the length of each datagram that was received; 0 = there is but one.
-func (k *call) segment() int {
-	if int(k.hdr.Controllen) < unix.CmsgLen(4) {
-		return 0
-	}
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&k.control))
-	if h.Level != unix.IPPROTO_UDP || h.Type != unix.UDP_GRO {
-		return 0
-	}
-	return int(binary.NativeEndian.Uint32(k.control[unix.CmsgLen(0):]))
-}
-
-func (k *call) from() netip.AddrPort {
-	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&k.name.Port))[:])
-	if k.name.Family == unix.AF_INET {
-		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&k.name)).Addr), port)
-	}
-	return netip.AddrPortFrom(netip.AddrFrom16(k.name.Addr), port)
 }

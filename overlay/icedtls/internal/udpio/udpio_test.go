@@ -147,7 +147,7 @@ func TestStepDown(t *testing.T) {
 	require.NoError(t, a.Send(sent, at))
 	got, _ := receive(t, b, len(sent))
 	require.Equal(t, sent, got)
-	require.Equal(t, uint64(20), a.Stats().Sends)
+	require.Equal(t, uint64(20), a.Stats().Sent)
 }
 
 func TestErrors(t *testing.T) {
@@ -168,6 +168,10 @@ func TestErrors(t *testing.T) {
 func TestNoAllocs(t *testing.T) {
 	a, _ := open(t, "udp4", "127.0.0.1:0")
 	b, at := open(t, "udp4", "127.0.0.1:0")
+	noAllocs(t, a, b, at)
+}
+
+func noAllocs(t *testing.T, a, b *Conn, at netip.AddrPort) {
 	sent, buf := datagrams(repeat(1400, 30)...), make([]byte, BufferSize)
 	require.LessOrEqual(t, testing.AllocsPerRun(200, func() {
 		if a.Send(sent, at) != nil {
@@ -188,21 +192,25 @@ func BenchmarkSendReceive(b *testing.B) {
 		b.Run(fmt.Sprintf("run=%d", n), func(b *testing.B) {
 			x, _ := open(b, "udp4", "127.0.0.1:0")
 			y, at := open(b, "udp4", "127.0.0.1:0")
-			sent, buf := datagrams(repeat(1400, n)...), make([]byte, BufferSize)
-			b.ReportAllocs()
-			b.SetBytes(int64(n * 1400))
-			for b.Loop() {
-				if x.Send(sent, at) != nil {
-					b.Fatal("send")
-				}
-				for got := 0; got < n; {
-					k, size, _, err := y.Receive(buf)
-					if err != nil {
-						b.Fatal(err)
-					}
-					got += (k + size - 1) / size
-				}
-			}
+			sendReceive(b, x, y, at, n)
 		})
+	}
+}
+
+func sendReceive(b *testing.B, x, y *Conn, at netip.AddrPort, n int) {
+	sent, buf := datagrams(repeat(1400, n)...), make([]byte, BufferSize)
+	b.ReportAllocs()
+	b.SetBytes(int64(n * 1400))
+	for b.Loop() {
+		if x.Send(sent, at) != nil {
+			b.Fatal("send")
+		}
+		for got := 0; got < n; {
+			k, size, _, err := y.Receive(buf)
+			if err != nil {
+				b.Fatal(err)
+			}
+			got += (k + size - 1) / size
+		}
 	}
 }
