@@ -30,7 +30,9 @@ type Server struct {
 }
 
 // New makes a server for the socket at path; Start starts it.
-func New(path string) *Server { return &Server{path: path, conns: map[net.Conn]bool{}, hung: map[net.Conn]bool{}} }
+func New(path string) *Server {
+	return &Server{path: path, conns: map[net.Conn]bool{}, hung: map[net.Conn]bool{}}
+}
 
 // Address is what ovsdb.Config.Address wants.
 func (s *Server) Address() string { return "unix:" + s.path }
