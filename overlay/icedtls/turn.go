@@ -59,6 +59,7 @@ func (x *turns) give(t *turn) {
 type reader struct {
 	socket *socket
 	run    *buffer
+	queued bool // run was there already: others may be
 	msg    *stun.Message
 }
 
@@ -75,6 +76,7 @@ func (r *reader) receive(wait bool) (ok, closed bool) {
 		get = s.io.ReceiveNow
 	}
 	n, size, from, err := get(run.data)
+	r.queued = !s.io.Waited()
 	switch {
 	case err == nil:
 		run.n, run.size, run.from, run.at = n, size, from, 0
@@ -214,9 +216,14 @@ func (l *link) readTurn(b *tap.Batch) bool {
 // travels in two.
 const followed = 32 << 10
 
-// more tells whether to look for another run before b goes on.
+// maxQueued is how many short packets go on together.
+const maxQueued = 16
+
+// more tells whether to look for another run before b goes on: where packets come one by one, faster
+// than they are read, those of one batch are joined. One that was waited for goes on alone.
 func (l *link) more(b *tap.Batch) bool {
-	return l.reader.run.n >= followed && l.held == nil && b.Free() >= udpio.BufferSize
+	follows := l.reader.run.n >= followed || l.reader.queued && b.Len() < maxQueued
+	return follows && l.held == nil && b.Free() >= udpio.BufferSize
 }
 
 // takeRun opens what was read, if it is l's, or hands it over.

@@ -107,6 +107,32 @@ func TestTurn(t *testing.T) {
 	a.want(t, 40)
 }
 
+// TestQueuedGoOnTogether: packets that came one by one, and wait in the socket, are one batch for who has the turn.
+func TestQueuedGoOnTogether(t *testing.T) {
+	l, r := linkPair(t, func(c *Config) { c.drop = nil })
+	sealed(t, l, r)
+	turns := &r.session.transport.socket.turns
+	b := tap.NewBatch(64, 1<<17)
+	until(t, "a batch of several", func() bool {
+		for range lendAfter {
+			run(t, l, 1)
+		}
+		until(t, "r has the turn", func() bool {
+			run(t, l, 1)
+			return turns.now.Load() == &r.away
+		})
+		for r.inbox.len() > 0 || r.held != nil {
+			require.NoError(t, r.RecvBatch(b))
+		}
+		for range 2 * maxQueued {
+			run(t, l, 1)
+		}
+		b.Reset()
+		return r.readTurn(b) && b.Len() > 1 // false: the turn was taken back meanwhile
+	})
+	require.LessOrEqual(t, b.Len(), maxQueued)
+}
+
 // TestTurnOfWhoDoesNotCome: who has the turn and does not receive stalls nobody.
 func TestTurnOfWhoDoesNotCome(t *testing.T) {
 	s := newStar(t)

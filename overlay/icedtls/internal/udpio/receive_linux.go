@@ -25,6 +25,7 @@ type inbound struct {
 	control [64]byte
 	next    int // message to hand over
 	have    int
+	waited  bool // there was nothing at first
 	errno   syscall.Errno
 	read    func(fd uintptr) bool
 	once    func(fd uintptr) bool // read that does not wait
@@ -55,8 +56,11 @@ func (k *inbound) do(fd uintptr) bool {
 	if k.errno != 0 {
 		k.have = 0
 	}
+	k.waited = k.waited || k.errno == unix.EAGAIN
 	return k.errno != unix.EAGAIN
 }
+
+func (c *Conn) waited() bool { return c.sys.in.waited }
 
 // set readies message i for receiving into b.
 func (k *inbound) set(i int, b []byte) {
@@ -75,6 +79,7 @@ func (k *inbound) slot(i int) []byte { return k.slots[i*BufferSize:][:BufferSize
 
 func (c *Conn) receive(buf []byte, wait bool) (n, size int, from netip.AddrPort, err error) {
 	k := &c.sys.in
+	k.waited = false
 	if k.next < k.have {
 		n, size, from = k.take(buf)
 		return n, size, from, nil

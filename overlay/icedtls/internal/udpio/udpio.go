@@ -203,6 +203,10 @@ func (c *Conn) ReceiveNow(buf []byte) (n, size int, from netip.AddrPort, err err
 	return c.received(n, size, from, err)
 }
 
+// Waited tells whether nothing was there when the last Receive or ReceiveNow began. Elsewhere than on Linux it
+// always says so.
+func (c *Conn) Waited() bool { return c.waited() }
+
 var errNothing = errors.New("udpio: nothing to receive")
 
 func (c *Conn) received(n, size int, from netip.AddrPort, err error) (int, int, netip.AddrPort, error) {

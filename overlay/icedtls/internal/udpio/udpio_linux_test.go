@@ -117,6 +117,34 @@ func TestManySenders(t *testing.T) {
 	}
 }
 
+// TestWaited: what was there already can be told from what came.
+func TestWaited(t *testing.T) {
+	for _, stepDown := range []bool{false, true} {
+		a, _ := open(t, "udp4", "127.0.0.1:0")
+		b, at := open(t, "udp4", "127.0.0.1:0")
+		if stepDown {
+			b.StepDown()
+		}
+		buf := make([]byte, BufferSize)
+		require.NoError(t, b.udp.SetReadDeadline(time.Now().Add(10*time.Second)))
+		for range 2 {
+			require.NoError(t, a.Send(datagrams(100), at)) // over loopback it has arrived then
+		}
+		n, _, _, err := b.Receive(buf)
+		require.NoError(t, err)
+		require.Positive(t, n)
+		require.False(t, b.Waited())
+		if n == 100 {
+			_, _, _, err = b.ReceiveNow(buf)
+			require.NoError(t, err)
+			require.False(t, b.Waited())
+		}
+		_, _, _, err = b.ReceiveNow(buf)
+		require.NoError(t, err)
+		require.True(t, b.Waited())
+	}
+}
+
 func TestManyMessagesAllocateNothing(t *testing.T) {
 	a, _ := open(t, "udp4", "127.0.0.1:0")
 	b, at := open(t, "udp4", "127.0.0.1:0")

@@ -17,6 +17,8 @@ func (c *Conn) coalesces() bool { return false }
 
 func (c *Conn) keepApart() {}
 
+func (c *Conn) waited() bool { return true }
+
 func (c *Conn) refuses(error) bool { return false }
 
 // send sends the first.
