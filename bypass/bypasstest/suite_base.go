@@ -207,11 +207,11 @@ func baseCases() []datapathCase {
 		}},
 		{"what Set made ends by itself", func(e *env) {
 			b := e.guarded()
-			b.Lease = 4 * time.Second
+			b.Lease = short
 			e.set(b)
 			e.packetIn(bypass.PacketGuard, e.arriving(), headers(e.arriving()))
 			e.bypassed(e.lease(long, long))
-			e.pass(6 * time.Second)
+			e.pass(short + 2*time.Second)
 			e.plain(WorkloadA, e.sent())
 			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(0, 0)}})
 			e.b.Send(Uplink, e.arriving().Frame())
@@ -219,12 +219,12 @@ func baseCases() []datapathCase {
 		}},
 		{"Set again keeps it", func(e *env) {
 			b := e.guarded()
-			b.Lease = 12 * time.Second // time for what follows on a slow machine
+			b.Lease = 20 * time.Second
 			e.set(b)
 			e.bypassed(e.lease(long, long))
-			e.pass(7 * time.Second)
+			e.pass(11 * time.Second)
 			e.set(b)
-			e.pass(7 * time.Second)
+			e.pass(11 * time.Second)
 			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 		}},
 	}

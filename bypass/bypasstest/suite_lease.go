@@ -8,7 +8,11 @@ import (
 	"github.com/viasnet/vias/bypass"
 )
 
-const long = 30 * time.Second
+// Leases of cases. A short one must not end before what a case does in it, also on a slow machine.
+const (
+	long  = 30 * time.Second
+	short = 6 * time.Second
+)
 
 // gateCases: what a lease opens, and what not.
 func gateCases() []datapathCase {
@@ -48,30 +52,30 @@ func gateCases() []datapathCase {
 func leaseCases() []datapathCase {
 	return []datapathCase{
 		{"outbound lease ends by itself", func(e *env) {
-			e.bypassed(e.lease(2*time.Second, long))
+			e.bypassed(e.lease(short, long))
 			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
-			e.pass(3500 * time.Millisecond)
+			e.pass(short + 1500*time.Millisecond)
 			e.plain(WorkloadA, e.sent())
 			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 		}},
 		{"inbound lease ends by itself", func(e *env) {
 			e.set(e.guarded())
-			e.bypassed(e.lease(long, 2*time.Second))
+			e.bypassed(e.lease(long, short))
 			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
-			e.pass(3500 * time.Millisecond)
+			e.pass(short + 1500*time.Millisecond)
 			e.swallowed(e.arriving())
 			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 		}},
 		{"renewing a lease keeps it", func(e *env) {
-			e.bypassed(e.lease(6*time.Second, 6*time.Second))
-			e.pass(3500 * time.Millisecond)
-			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(10*time.Second, 10*time.Second)}})
-			e.pass(3500 * time.Millisecond)
+			e.bypassed(e.lease(10*time.Second, 10*time.Second))
+			e.pass(time.Second)
+			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(20*time.Second, 20*time.Second)}})
+			e.pass(10 * time.Second)
 			e.expect(WorkloadA, e.sent(), Uplink, e.onWire())
 			e.expect(Uplink, e.arriving(), WorkloadA, e.delivered())
 			e.noEvent()
 			require.Len(e.t, e.rules(), 2)
-			e.pass(7500 * time.Millisecond)
+			e.pass(11500 * time.Millisecond)
 			e.plain(WorkloadA, e.sent())
 			require.Empty(e.t, e.rules())
 		}},

@@ -46,7 +46,7 @@ func ruleCases() []datapathCase {
 		{"a rule may get another match", caseMove},
 		{"an idle outbound rule goes with an event", func(e *env) {
 			r := e.out()
-			r.Idle = 3 * time.Second
+			r.Idle = short
 			in := e.in()
 			in.Idle = r.Idle // ignored
 			e.apply(bypass.Change{Leases: []bypass.Lease{e.lease(long, long)}, Add: []bypass.Rule{r, in}})
@@ -56,7 +56,7 @@ func ruleCases() []datapathCase {
 			require.EqualValues(e.t, 1, idle.ID)
 			require.EqualValues(e.t, 1, idle.Packets)
 			require.EqualValues(e.t, len(e.sent().Frame()), idle.Bytes)
-			e.pass(5 * time.Second)
+			e.pass(short + 2*time.Second)
 			e.noEvent()
 			require.Equal(e.t, []bypass.RuleStat{{Epoch: epoch, Rule: e.in()}}, e.rules())
 			e.plain(WorkloadA, e.sent())

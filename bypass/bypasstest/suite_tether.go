@@ -99,7 +99,7 @@ func caseDeadRun(e *env) {
 
 // caseRanOut: a process that was stalled for longer than a lease learns what it lost.
 func caseRanOut(e *env) {
-	others := e.both(e.lease(4*time.Second, 4*time.Second))
+	others := e.both(e.lease(short, short))
 	lost := map[bypass.Event]bool{e.event(): true, e.event(): true}
 	require.Equal(e.t, map[bypass.Event]bool{
 		bypass.RuleLost{ID: 1, Direction: bypass.Outbound}: true,
@@ -137,9 +137,9 @@ func caseOtherProtocol(e *env) {
 	o := e.otherFamily()
 	family.Local, family.Remote = o.underLocal, o.underRemote
 	for _, l := range []bypass.Lease{proto, family} {
-		e.bypassed(e.lease(3*time.Second, 3*time.Second)) // time for what follows on a slow machine
+		e.bypassed(e.lease(short, short))
 		e.apply(bypass.Change{Leases: []bypass.Lease{l}})
-		e.pass(5 * time.Second)
+		e.pass(short + 2*time.Second)
 		e.plain(WorkloadA, e.sent())
 		require.Len(e.t, e.rules(), 2)
 		l.Outbound, l.Inbound = 0, 0

@@ -37,13 +37,13 @@ while sleep 1; do sync; done &
 
 export VIAS_DATAPATH=system VIAS_MUST_RUN=1 VIAS_PROGRAMS=/run/work/bin
 say "Linux $(uname -r) is up"
-while read -r name dir timeout switch tests; do
+while read -r name dir timeout switch count tests; do
 	# ovs-vswitchd 3.1 looks for cores at most every 10 s, counts an uptime below that as
 	# just having looked, and starts no handler: every upcall would be lost.
 	while [ "$switch" = 1 ] && [ "$(cut -d. -f1 /proc/uptime)" -lt 12 ]; do sleep 0.2; done
 	began=$(cut -d. -f1 /proc/uptime)
 	(cd "/run/src/$dir" && exec timeout -k 10 $((timeout + 20)) "/run/work/bin/$name.test" -test.v=test2json \
-		-test.run="$tests" -test.timeout="${timeout}s" -test.parallel=2 </dev/null >"/run/work/out/$name" 2>&1)
+		-test.run="$tests" -test.timeout="${timeout}s" -test.parallel=2 -test.count="$count" -test.failfast="$([ "$count" = 1 ] && echo false || echo true)" </dev/null >"/run/work/out/$name" 2>&1)
 	rc=$?
 	echo $rc >"/run/work/out/$name.rc"
 	result=ok

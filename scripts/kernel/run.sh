@@ -7,13 +7,22 @@
 #
 #   PACKAGES="./bypass/ofpath" RUN='^TestIntegrationScale' make test-kernel
 #   KEEP=1 make test-kernel      # keeps the scratch directory, and says where it is
+#
+# testsum runs it anew for a test that failed beside others, as it would go test:
+#   scripts/kernel/run.sh -count 2 -failfast -run EXPRESSION 'PACKAGE (kernel)'
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 GO=${GO:-go}
-RUN=${RUN:-}
+RUN=${RUN:-} COUNT=1
 LIMIT=${LIMIT:-1400} # seconds, for all of it
 MEM=${MEM:-3G}
 cache=$PWD/.cache/uml
+again=(-again '^TestIntegration' -test scripts/kernel/run.sh)
+if [ $# = 6 ] && [ "$1 $3 $4" = "-count -failfast -run" ]; then
+	module=$($GO list -m)
+	COUNT=$2 RUN=$5 PACKAGES=${6% (kernel)}
+	PACKAGES=.${PACKAGES#"$module"} again=()
+fi
 
 # Each package with its time-out in seconds, 1 if its tests start Open vSwitch, and which
 # tests. Of whole nodes only the matrix: others wait for bounds that user-mode-linux does not
@@ -25,7 +34,7 @@ all="./tap 60 0
 ./ofctl 120 1
 ./ofctl/ovs 60 1
 ./ofctl/ofctltest 180 1
-./bypass/ofpath 600 1
+./bypass/ofpath 800 1
 ./internal/lab 600 1 ^TestIntegration(Lab|LabAfterCrash|LabInterrupted|OVSDRestartAndStop|Matrix)$"
 
 die() {
@@ -57,7 +66,7 @@ packages=${PACKAGES:-$(cut -d' ' -f1 <<<"$all")}
 for p in $packages; do
 	line=$(grep "^$p " <<<"$all") || die "$p has no tests for this: one of" $(cut -d' ' -f1 <<<"$all")
 	read -r dir timeout switch tests <<<"${line#./}"
-	echo "${p##*/} $dir $timeout $switch ${RUN:-${tests:-^TestIntegration}}"
+	echo "${p##*/} $dir $timeout $switch $COUNT ${RUN:-${tests:-^TestIntegration}}"
 done >"$work/list"
 # Built here: with the host's cache, on all of its cores. No race detector: it needs an
 # address space that user-mode-linux does not have.
@@ -107,7 +116,7 @@ while read -r name dir _; do
 	[ "$(cat "$work/out/$name.rc" 2>/dev/null)" = 0 ] || echo '{"Action":"run-failed"}'
 done <"$work/list" >"$work/json"
 rc=0
-$GO run ./internal/cmd/testsum "$work/json" >"$work/summary" || rc=1
+$GO run ./internal/cmd/testsum "${again[@]}" "$work/json" >"$work/summary" || rc=1
 if ! grep -q '^vias: done' "$work/console"; then
 	rc=1
 	echo "kernel: it did not come to its end: ${cut:-user-mode-linux ended early}. Its console's last lines:"
