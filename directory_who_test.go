@@ -154,6 +154,56 @@ func TestLyingEntry(t *testing.T) {
 	})
 }
 
+// lateWatch is a Directory that has something happen before the first watch of a key.
+type lateWatch struct {
+	overlay.Directory
+	key    overlay.DirectoryKey
+	before func()
+}
+
+func (d *lateWatch) Watch(key overlay.DirectoryKey, changed func()) func() {
+	if before := d.before; key == d.key && before != nil {
+		d.before = nil
+		before()
+	}
+	return d.Directory.Watch(key, changed)
+}
+
+// TestDisputeEndsUnwatched: the holder's claim ends between the look-up that found a dispute and the
+// watch over it, which is not told of that.
+func TestDisputeEndsUnwatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late, first := &lateWatch{key: overlay.KeyIP(testIP(1))}, true
+		f := newFound(t, 3, func(c *Config) {
+			if open := c.Directory; first {
+				first = false
+				c.Directory = func(ctx context.Context, env overlay.DirectoryEnv) (overlay.Directory, error) {
+					d, err := open(ctx, env)
+					late.Directory = d
+					return late, err
+				}
+			}
+		})
+		a, holder, next := f.nodes[0], f.nodes[1], f.nodes[2]
+		f.say(2, 0)
+		began := make(chan struct{})
+		late.before = func() {
+			close(began)
+			require.NoError(t, holder.Detach(t.Context(), testEndpoint(1).Name))
+			<-time.After(100 * time.Millisecond) // the directory has it
+		}
+		e := testEndpoint(1)
+		e.MAC, e.Name = testMAC(9), "next"
+		require.NoError(t, next.Attach(t.Context(), e))
+		<-began
+		<-time.After(time.Second)
+		frame := tcpFrame(1, 0, 1, 80, syn, 0)
+		copy(frame[6:], e.MAC[:])
+		next.send(frame)
+		a.expect(frame)
+	})
+}
+
 // TestLyingDirectory: what nobody signed for this network and this address is not believed.
 func TestLyingDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

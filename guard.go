@@ -85,8 +85,10 @@ func (f *finder) hold(t target, holder overlay.PeerID) {
 		f.mu.Lock()
 		if f.disputes[t] == fresh {
 			fresh.stop, stop = stop, nil
+			fresh.due = time.Time{} // for what changed before it was watched
 		}
 		f.mu.Unlock()
+		f.poke()
 	}
 	if stop != nil {
 		stop()

@@ -40,6 +40,9 @@ type Directory interface {
 	// have been missed. It need not be called for what we do ourselves, and may be called
 	// for nothing. changed must not block. Watching works, too, while the
 	// Directory is away, and says that it is back. It is not told of claims that expire.
+	//
+	// It does not wait until a server knows of it: a change may go untold that was made before a Lookup
+	// that was asked after Watch is answered. So watch first, look up then.
 	Watch(key DirectoryKey, changed func()) (stop func())
 	// Close ends all calls, with ErrClosed. What was published stays until it expires.
 	Close() error

@@ -64,7 +64,8 @@ func OpenDirectory(config Config) overlay.DirectoryOpener {
 			return nil, err
 		}
 		d := &directory{client: cl, keys: map[tap.MAC][]overlay.DirectoryKey{}, watches: map[*watch]struct{}{}}
-		d.wg.Go(d.followConnections)
+		connected := cl.connection() // before anybody can watch
+		d.wg.Go(func() { d.followConnections(connected) })
 		return d, nil
 	}
 }

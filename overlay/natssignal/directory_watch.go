@@ -74,14 +74,14 @@ func (w *watch) end() {
 }
 
 // followConnections tells all watches when a connection is there again: changes were missed.
-func (d *directory) followConnections() {
+func (d *directory) followConnections(next <-chan struct{}) {
 	for {
-		next := d.connection()
 		select {
 		case <-d.life.Done():
 			return
 		case <-next:
 		}
+		next = d.connection() // before they are told: one that comes meanwhile is told of, too
 		d.watching.Lock()
 		all := make([]*watch, 0, len(d.watches))
 		for w := range d.watches {

@@ -3,6 +3,7 @@ package natssignal_test
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,22 +45,37 @@ type peer struct {
 
 func connect(t testing.TB, config natssignal.Config) *peer {
 	t.Helper()
-	id := overlaytest.NewIdentity(t)
+	return connectAs(t, config, overlaytest.NewIdentity(t))
+}
+
+func connectAs(t testing.TB, config natssignal.Config, id *overlay.Identity) *peer {
+	t.Helper()
 	s, err := natssignal.Connect(t.Context(), config, id)
 	require.NoError(t, err)
 	p := &peer{Signaler: s, id: id, inbox: make(chan string, 4096)}
-	t.Cleanup(func() { _ = s.Close() })
-	go p.run()
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		_ = s.Close()
+		close(ended)
+		wg.Wait()
+	})
+	wg.Go(func() { p.run(ended) })
 	return p
 }
 
-func (p *peer) run() {
+// run fills the inbox, which nobody may empty any more.
+func (p *peer) run(ended <-chan struct{}) {
 	for {
 		_, msg, err := p.Recv(context.Background())
 		if err != nil {
 			return
 		}
-		p.inbox <- string(msg)
+		select {
+		case p.inbox <- string(msg):
+		case <-ended:
+			return
+		}
 	}
 }
 

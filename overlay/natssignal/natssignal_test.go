@@ -34,12 +34,7 @@ func TestNetworksAreApart(t *testing.T) {
 	red := blue(url)
 	red.Network = "Blue" // and not "blue"
 	a, b := connect(t, blue(url)), connect(t, blue(url))
-	id := b.id
-	s, err := natssignal.Connect(t.Context(), red, id)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = s.Close() })
-	other := &peer{Signaler: s, id: id, inbox: make(chan string, 16)}
-	go other.run()
+	other := connectAs(t, red, b.id)
 	other.tell(t, other, "it listens")
 	a.tell(t, b, "for blue")
 	b.tell(t, b, "flushed")

@@ -254,6 +254,7 @@ func testDirectoryWatch(t *testing.T, h DirectoryHarness) {
 		do()
 		wait(t, told, what)
 	}
+	b.sees(overlay.KeyIP(ip)) // from here on it is told of everything
 	e := overlay.Entry{MAC: stationMAC(1), IPs: []netip.Addr{ip}}
 	step("published", func() { a.tell(e) })
 	step("replaced", func() { a.tell(e) })
@@ -269,6 +270,7 @@ func testDirectoryWatch(t *testing.T, h DirectoryHarness) {
 		}
 	})()
 	defer b.Watch(overlay.KeyMAC(stationMAC(9)), func() { unwanted.Add(1) })()
+	b.sees(overlay.KeyMAC(stationMAC(1)))
 	drain(told)
 	before := unwanted.Load()
 	a.tell(e)
