@@ -91,9 +91,9 @@ func TestDirectoryReset(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "no connection to a NATS server")
 	})
 	require.Error(t, a.publish(t, time.Minute, station))
-	require.Zero(t, told.Load())
+	before := told.Load()                 // of the first connection, perhaps
 	serve(t, embedded.Config{Listen: at}) // with nothing in it
-	await(t, "word of the connection", func() bool { return told.Load() > 0 })
+	await(t, "word of the connection", func() bool { return told.Load() > before })
 	await(t, "an empty directory", func() bool { return b.sees(t, station) })
 	await(t, "the claim again", func() bool { return a.publish(t, time.Minute, station) == nil })
 	await(t, "the claim to be seen", func() bool { return b.sees(t, station, a) })
