@@ -47,8 +47,8 @@ func TestFramesAllocateNothing(t *testing.T) {
 // The same where links are made on demand: what is found costs nothing more.
 func TestFoundFramesAllocateNothing(t *testing.T) {
 	f := newFoundIn(t, overlaytest.Config{Queue: 1 << 14}, 2, nil)
-	f.say(0, 1)
-	f.say(1, 0)
+	pass(t, f.nodes[0], f.nodes[1], batch(ethernet(testMAC(1), testMAC(0), "found")))
+	pass(t, f.nodes[1], f.nodes[0], batch(ethernet(testMAC(0), testMAC(1), "found, too")))
 	frames := make([][]byte, 32)
 	for i := range frames {
 		frames[i] = tcpFrame(0, 1, uint16(1000+i), 80, ack, 1300)

@@ -69,6 +69,7 @@ func TestPeerMTUBelowOurs(t *testing.T) {
 		require.NoError(t, a.wire.WriteBatch(in))
 		defer time.AfterFunc(time.Minute, func() { _ = a.wire.Close() }).Stop()
 		require.NoError(t, a.wire.ReadBatch(a.buffer))
+		synctest.Wait() // until who wrote it has counted it
 		m := a.buffer.Frame(0)
 		require.Equal(t, f[6:12], m[:6])
 		require.Equal(t, f[:6], m[6:12])

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -163,7 +164,7 @@ func batch(frames ...[]byte) *tap.Batch {
 	return b
 }
 
-// expect reads exactly these frames.
+// expect reads exactly these frames, and lets who wrote them count them: in a bubble only.
 func (m *node) expect(frames ...[]byte) {
 	m.lab.tb.Helper()
 	stuck := time.AfterFunc(30*time.Second, func() { _ = m.wire.Close() })
@@ -176,6 +177,7 @@ func (m *node) expect(frames ...[]byte) {
 			frames = frames[1:]
 		}
 	}
+	synctest.Wait()
 }
 
 // ethernet makes a frame of a local experimental EtherType (IEEE 802, 88b5).

@@ -55,6 +55,7 @@ func TestQueues(t *testing.T) {
 				}
 			}
 		}
+		synctest.Wait()
 		require.Zero(t, a.Stats().Drops.Total()+b.Stats().Drops.Total())
 	})
 }
