@@ -58,7 +58,8 @@ type generation struct {
 	closeOnce sync.Once
 }
 
-// newGeneration makes an agent and gathers candidates; relays: those of TURN servers too.
+// newGeneration makes an agent and gathers candidates; relays: those of TURN servers too. The session
+// closes it from then on, and not before: whoever makes it has it alone until it is whole.
 func (s *session) newGeneration(ctx context.Context, number uint32, relays bool) (*generation, error) {
 	t := s.transport
 	g := &generation{
@@ -66,10 +67,11 @@ func (s *session) newGeneration(ctx context.Context, number uint32, relays bool)
 		stun:    map[netip.Addr]*packetConn{},
 		sources: sources{socket: t.socket, known: map[netip.Addr]netip.Addr{}},
 	}
-	if !s.own(g) {
-		return nil, overlay.ErrClosed
+	err := g.gather(ctx, relays)
+	if err == nil && !s.own(g) {
+		err = overlay.ErrClosed
 	}
-	if err := g.gather(ctx, relays); err != nil {
+	if err != nil {
 		g.close()
 		return nil, err
 	}
@@ -94,10 +96,9 @@ func (g *generation) gather(ctx context.Context, relays bool) error {
 		}
 	}
 	t.socket.addGeneration(g)
-	var allocated []*relay
 	var wg sync.WaitGroup
 	if relays {
-		wg.Go(func() { allocated = allocateAll(ctx, t) })
+		wg.Go(func() { g.relays = allocateAll(ctx, t) })
 	}
 	for _, a := range t.socket.mapped.get(ctx) {
 		if usable(a.Addr(), t.config.IncludeLoopback) {
@@ -105,7 +106,7 @@ func (g *generation) gather(ctx context.Context, relays bool) error {
 		}
 	}
 	wg.Wait()
-	for _, r := range allocated {
+	for _, r := range g.relays {
 		if err := g.addRelay(r); err != nil {
 			return err
 		}

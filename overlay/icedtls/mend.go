@@ -84,7 +84,9 @@ type attempt struct {
 	number  uint32
 	kind    uint8  // kindRestart or kindUpgrade
 	moves   uint64 // that there had been when it began
+	ctx     context.Context
 	cancel  context.CancelCauseFunc
+	end     context.CancelFunc     // frees ctx
 	answers chan *message          // to the dialler; room for one
 	reply   atomic.Pointer[[]byte] // the acceptor's, to send again
 }
@@ -190,38 +192,35 @@ func (m *mender) begin(kind uint8, moves uint64) {
 	a := m.newAttemptLocked(kind, m.number+1, moves)
 	m.prompted = false
 	m.mu.Unlock()
-	m.start(a, func(ctx context.Context) error {
-		g, err := m.link.session.newGeneration(ctx, a.number, kind == kindRestart)
+	m.start(a, func() error {
+		g, err := m.link.session.newGeneration(a.ctx, a.number, kind == kindRestart)
 		if err != nil {
 			return err
 		}
-		answer, err := m.call(ctx, g, a)
-		return m.finish(ctx, g, answer, err)
+		answer, err := m.call(g, a)
+		return m.finish(a.ctx, g, answer, err)
 	})
 }
 
 func (m *mender) newAttemptLocked(kind uint8, number uint32, moves uint64) *attempt {
-	a := &attempt{number: number, kind: kind, moves: moves, cancel: func(error) {}, answers: make(chan *message, 1)}
+	bound := mendTime
+	if kind == kindUpgrade {
+		bound = upgradeTime
+	}
+	a := &attempt{number: number, kind: kind, moves: moves, answers: make(chan *message, 1)}
+	a.ctx, a.end = context.WithTimeoutCause(m.link.life, bound, errNoAnswer)
+	a.ctx, a.cancel = context.WithCancelCause(a.ctx)
 	m.number, m.attempt = number, a
 	return a
 }
 
 // start runs one attempt.
-func (m *mender) start(a *attempt, run func(context.Context) error) {
+func (m *mender) start(a *attempt, run func() error) {
 	l, t := m.link, m.link.session.transport
-	bound := mendTime
-	if a.kind == kindUpgrade {
-		bound = upgradeTime
-	}
-	timed, end := context.WithTimeoutCause(l.life, bound, errNoAnswer)
-	ctx, cancel := context.WithCancelCause(timed)
-	m.mu.Lock()
-	a.cancel = cancel
-	m.mu.Unlock()
 	work := func() {
-		err := run(ctx)
-		cancel(nil)
-		end()
+		err := run()
+		a.cancel(nil)
+		a.end()
 		t.log.Debug("icedtls: another path", "peer", l.Peer().Short(), "number", a.number,
 			"upgrade", a.kind == kindUpgrade, "path", l.Path().Kind, "err", err)
 		m.mu.Lock()
@@ -237,15 +236,15 @@ func (m *mender) start(a *attempt, run func(context.Context) error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		cancel(nil)
-		end()
+		a.cancel(nil)
+		a.end()
 		return
 	}
 	t.wg.Go(work)
 }
 
 // call tells the peer until it answers.
-func (m *mender) call(ctx context.Context, g *generation, a *attempt) (*message, error) {
+func (m *mender) call(g *generation, a *attempt) (*message, error) {
 	t := m.link.session.transport
 	again := time.NewTicker(mendAgain)
 	defer again.Stop()
@@ -257,8 +256,8 @@ func (m *mender) call(ctx context.Context, g *generation, a *attempt) (*message,
 		case answer := <-a.answers:
 			return answer, nil
 		case <-again.C:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		case <-a.ctx.Done():
+			return nil, context.Cause(a.ctx)
 		}
 	}
 }
@@ -381,8 +380,8 @@ func (m *mender) accept(msg *message) {
 	}
 	a := m.newAttemptLocked(msg.Kind, msg.Generation, moves)
 	m.mu.Unlock()
-	m.start(a, func(ctx context.Context) error {
-		g, err := s.newGeneration(ctx, a.number, a.kind == kindRestart)
+	m.start(a, func() error {
+		g, err := s.newGeneration(a.ctx, a.number, a.kind == kindRestart)
 		if err != nil {
 			return err
 		}
@@ -390,6 +389,6 @@ func (m *mender) accept(msg *message) {
 		if err == nil {
 			a.reply.Store(&reply)
 		}
-		return m.finish(ctx, g, msg, err)
+		return m.finish(a.ctx, g, msg, err)
 	})
 }

@@ -3,6 +3,7 @@ package icedtls
 import (
 	"encoding/binary"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,13 @@ func (s *session) generationNumber() uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.current.number
+}
+
+// latest is the generation that was begun last.
+func (m *mender) latest() uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.number
 }
 
 // stream sends numbers from l to r, so many each millisecond, until the function that it returns is called, which waits
@@ -83,6 +91,29 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// TestClosedWhileRestarting: a Link may be closed at any moment of a restart, and nothing of it is left.
+func TestClosedWhileRestarting(t *testing.T) {
+	n := newTestNet()
+	a := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), nil)
+	b := openTransport(t, n.open(n.config), overlaytest.NewIdentity(t), nil)
+	for i := range 60 {
+		l, r := connect(t, a, b)
+		l.mend.begin(kindRestart, 0)
+		for range i { // another moment each time
+			runtime.Gosched()
+		}
+		require.NoError(t, r.Close())
+		require.NoError(t, l.Close())
+	}
+	for _, transport := range []*Transport{a, b} {
+		until(t, "nothing is left", func() bool {
+			transport.socket.mu.RLock()
+			defer transport.socket.mu.RUnlock()
+			return len(transport.socket.byUfrag)+len(transport.socket.byAddr)+len(transport.socket.byCID) == 0
+		})
+	}
+}
+
 // TestSilenceIsMended: a path that is silent is looked for anew, and signalling that is away
 // for a while, but not for as long as the Link lives, does no harm.
 func TestSilenceIsMended(t *testing.T) {
@@ -95,9 +126,7 @@ func TestSilenceIsMended(t *testing.T) {
 	n.signals.BlockSignals(a.self, true)
 	n.cut(a.self, b.self, true)
 	until(t, "an attempt is under way", func() bool {
-		l.mend.mu.Lock()
-		defer l.mend.mu.Unlock()
-		return l.mend.number > 0
+		return l.mend.latest() > 0
 	})
 	n.cut(a.self, b.self, false)
 	n.signals.BlockSignals(a.self, false)
@@ -181,17 +210,17 @@ func TestMendRejects(t *testing.T) {
 	require.NoError(t, b.signalled(c.self, message(c, kindRestart, 1), now), "a stranger's")
 	require.NoError(t, b.signalled(a.self, message(a, kindPrompt, 0), now), "the dialler does not prompt")
 	require.NoError(t, b.signalled(a.self, message(a, kindAgain, 1), now), "nor answer")
-	require.Zero(t, r.mend.number)
+	require.Zero(t, r.mend.latest())
 	e, m, err := b.signer.parse(message(a, kindRestart, 1))
 	require.NoError(t, err)
 	e.Signature[len(e.Signature)-1] ^= 1
 	require.ErrorIs(t, b.mended(e, m), errWrongKey)
-	require.Zero(t, r.mend.number)
+	require.Zero(t, r.mend.latest())
 	good := message(a, kindRestart, 7)
 	require.NoError(t, b.signalled(a.self, good, now))
-	require.EqualValues(t, 7, r.mend.number)
+	require.EqualValues(t, 7, r.mend.latest())
 	require.NoError(t, b.signalled(a.self, message(a, kindRestart, 6), now), "an older one")
-	require.EqualValues(t, 7, r.mend.number)
+	require.EqualValues(t, 7, r.mend.latest())
 	refused := 0
 	for i := range uint32(50) {
 		if b.signalled(a.self, message(a, kindRestart, 8+i), now) != nil {

@@ -245,9 +245,8 @@ func (c impatient) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// addRelay gives the agent a relay candidate, and takes r over.
+// addRelay gives the agent a relay candidate.
 func (g *generation) addRelay(r *relay) error {
-	g.relays = append(g.relays, r)
 	if !usable(r.addr.Addr(), g.session.transport.config.IncludeLoopback) {
 		return nil
 	}
