@@ -54,7 +54,7 @@ func (p *peer) await(ctx context.Context, r *running, retry *backoff) overlay.Li
 			return p.dial(ctx, r, retry) // it was added
 		case <-p.ask:
 			if due == nil {
-				t := time.NewTimer(time.Until(retry.due))
+				t := time.NewTimer(timeTo(retry.due))
 				defer t.Stop()
 				due = t.C
 			}

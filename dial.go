@@ -14,7 +14,7 @@ func (p *peer) connect(ctx context.Context, r *running, retry *backoff) overlay.
 	if !p.wanted() {
 		return p.await(ctx, r, retry)
 	}
-	wait := time.Until(retry.due)
+	wait := timeTo(retry.due)
 	if p.network.self.Compare(p.id) > 0 {
 		wait = max(wait, patience)
 	}
@@ -27,7 +27,7 @@ func (p *peer) connect(ctx context.Context, r *running, retry *backoff) overlay.
 		case <-ctx.Done():
 			return nil
 		case <-p.ask: // traffic has no patience, but the back-off stays
-			t.Reset(time.Until(retry.due))
+			t.Reset(timeTo(retry.due))
 		case <-p.nudge:
 			return p.dial(ctx, r, retry)
 		case <-t.C:
@@ -85,6 +85,11 @@ type backoff struct {
 	wait time.Duration
 	due  time.Time
 }
+
+// timeTo is how long to set a timer for, so that it fires at at: never for nothing. Under the race detector, in a bubble
+// of testing/synctest, two goroutines that select on timers which are due already corrupt memory (Go 1.26: the runtime
+// runs both with one context of the race detector).
+func timeTo(at time.Time) time.Duration { return max(time.Until(at), 1) }
 
 func (b *backoff) fail(now time.Time) {
 	b.wait = min(max(2*b.wait, firstRetry), lastRetry)

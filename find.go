@@ -176,7 +176,7 @@ func (f *finder) find(ctx context.Context, r *running) error {
 		for _, at := range w.lookups {
 			wg.Go(func() { f.lookup(ctx, at) })
 		}
-		t.Reset(time.Until(w.next))
+		t.Reset(timeTo(w.next))
 		select {
 		case <-ctx.Done():
 			return nil

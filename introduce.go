@@ -80,7 +80,7 @@ func (n *Network) introduceEndpoints(ctx context.Context, m member) error {
 			n.introduceOne(ctx, m, name)
 		}
 		if !next.IsZero() {
-			t.Reset(time.Until(next))
+			t.Reset(timeTo(next))
 		}
 		select {
 		case <-ctx.Done():

@@ -142,7 +142,7 @@ func (n *Network) expireHeld(ctx context.Context) error {
 			n.overlayHeld(h, b)
 		}
 		if !next.IsZero() {
-			t.Reset(time.Until(next))
+			t.Reset(timeTo(next))
 		}
 	}
 }

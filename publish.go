@@ -89,7 +89,7 @@ func (p *publisher) recheckSoon(mac tap.MAC) {
 func (n *Network) publish(ctx context.Context, d overlay.Directory) error {
 	p := &n.publisher
 	defer n.unpublish(d)
-	t := time.NewTimer(0)
+	t := time.NewTimer(1) // at once; see timeTo
 	defer t.Stop()
 	for {
 		select {
@@ -101,7 +101,7 @@ func (n *Network) publish(ctx context.Context, d overlay.Directory) error {
 		now := time.Now()
 		p.update(n.shared.Stations.Locals(), now)
 		if now.Before(p.retry.due) && !p.takeTold() && n.health.failing() {
-			t.Reset(time.Until(p.retry.due))
+			t.Reset(timeTo(p.retry.due))
 			continue
 		}
 		err := n.publishDue(ctx, d)
@@ -111,11 +111,11 @@ func (n *Network) publish(ctx context.Context, d overlay.Directory) error {
 		if err != nil {
 			p.retry.fail(time.Now())
 			p.retry.due = earlier(p.retry.due, time.Now().Add(publishRetry))
-			t.Reset(time.Until(p.retry.due))
+			t.Reset(timeTo(p.retry.due))
 			continue
 		}
 		p.retry = backoff{}
-		t.Reset(time.Until(p.next(now)))
+		t.Reset(timeTo(p.next(now)))
 	}
 }
 

@@ -146,7 +146,7 @@ func (l *loop) turn() time.Duration {
 	}
 	l.hasten(0)
 	if at, ok := l.timers.next(); ok {
-		return max(0, time.Until(at))
+		return max(1, time.Until(at)) // not 0: see timeTo in dial.go of package vias
 	}
 	return time.Hour
 }
